@@ -59,7 +59,7 @@ class PartAnnotation:
     person's right to left, both including the shared corners."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compared and hashed by identity, so that caches can hold it
 class MorphableModel:
     """A face model with linear geometry, `mean + sum_k a_k identity_k + sum_l b_l expression_l`.
 

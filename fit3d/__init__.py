@@ -1,0 +1,81 @@
+"""fit3d fits a 3D morphable face model to photos by optimisation.
+
+The public names, by what they are for (loaded when first used, so that `import fit3d` is instant):
+
+    Fitting        fit, fit_faces, Reconstruction
+    Configuration  FitConfig, CropConfig, FocalConfig
+    Face models    load_model, MorphableModel
+    Photos         load_photo, Photo, Observation
+    Geometry       Camera, Crop
+    Errors         Fit3dError, UsageError, PhotoError, UnreadablePhotoError, NoFaceError
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fit3d.camera import Camera, Crop
+    from fit3d.config import CropConfig, FitConfig, FocalConfig
+    from fit3d.errors import Fit3dError, NoFaceError, PhotoError, UnreadablePhotoError, UsageError
+    from fit3d.morphable.model import MorphableModel
+    from fit3d.morphable.registry import load_model
+    from fit3d.observe.base import Observation
+    from fit3d.photo import Photo, load_photo
+    from fit3d.pipeline import Reconstruction, fit, fit_faces
+
+__version__ = "0.1.0"
+
+_MODULE_OF = {
+    "fit": "fit3d.pipeline",
+    "fit_faces": "fit3d.pipeline",
+    "Reconstruction": "fit3d.pipeline",
+    "FitConfig": "fit3d.config",
+    "CropConfig": "fit3d.config",
+    "FocalConfig": "fit3d.config",
+    "load_model": "fit3d.morphable.registry",
+    "MorphableModel": "fit3d.morphable.model",
+    "load_photo": "fit3d.photo",
+    "Photo": "fit3d.photo",
+    "Observation": "fit3d.observe.base",
+    "Camera": "fit3d.camera",
+    "Crop": "fit3d.camera",
+    "Fit3dError": "fit3d.errors",
+    "UsageError": "fit3d.errors",
+    "PhotoError": "fit3d.errors",
+    "UnreadablePhotoError": "fit3d.errors",
+    "NoFaceError": "fit3d.errors",
+}
+
+__all__ = [
+    "Camera",
+    "Crop",
+    "CropConfig",
+    "Fit3dError",
+    "FitConfig",
+    "FocalConfig",
+    "MorphableModel",
+    "NoFaceError",
+    "Observation",
+    "Photo",
+    "PhotoError",
+    "Reconstruction",
+    "UnreadablePhotoError",
+    "UsageError",
+    "__version__",
+    "fit",
+    "fit_faces",
+    "load_model",
+    "load_photo",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'fit3d' has no attribute {name!r}")
+    return getattr(import_module(_MODULE_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,117 @@
+"""The command line: which commands there are, and how each way of ending becomes an exit code.
+
+Exit codes: 0 all done; 1 some photo could not be fitted (the others are done and reported); 2 wrong usage or
+configuration; 130 interrupted.
+
+Nothing heavy is imported here or at the top of a command's module, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+import fit3d
+from fit3d.commands.console import debug, print_error
+from fit3d.commands.doctor import doctor_command
+from fit3d.commands.evaluate import evaluate_parts_command
+from fit3d.commands.fit import fit_command
+from fit3d.commands.models import models_info_command, models_list_command
+from fit3d.errors import Fit3dError
+
+EXIT_PHOTO_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+# typer brings its own copy of click or uses the installed one, by version; this is the base of its usage errors
+_ClickException: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+_HELP = {"help_option_names": ["-h", "--help"]}
+
+app = typer.Typer(
+    name="fit3d",
+    help="Fits a 3D morphable face model to photos by optimisation.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings=_HELP,
+)
+models_app = typer.Typer(help="The face models that can be fitted.", no_args_is_help=True, context_settings=_HELP)
+evaluate_app = typer.Typer(help="Measures how good fits are.", no_args_is_help=True, context_settings=_HELP)
+
+app.command("fit")(fit_command)
+app.add_typer(models_app, name="models")
+models_app.command("list")(models_list_command)
+models_app.command("info")(models_info_command)
+app.add_typer(evaluate_app, name="evaluate")
+evaluate_app.command("parts")(evaluate_parts_command)
+app.command("doctor")(doctor_command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"fit3d {fit3d.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options_of_all(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line with `arguments` (default: those of the process) and returns the exit code."""
+    try:
+        code = app(args=None if arguments is None else list(arguments), standalone_mode=False)
+    except Fit3dError as error:
+        print_error(str(error))
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # the reader of our output has gone, as in `fit3d ... | head`; keep Python from saying so once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PHOTO_FAILED
+    except _ClickException as error:
+        message = error.format_message() if hasattr(error, "format_message") else str(error)
+        if message:  # empty where the help was shown instead
+            print_error(message)
+        return EXIT_USAGE
+    return code if isinstance(code, int) else 0
+
+
+def run() -> None:
+    """What the installed command `fit3d` calls: `main` with the process set up for it."""
+    if not debug():
+        _keep_stderr_for_us()
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+    sys.exit(main())
+
+
+def _keep_stderr_for_us() -> None:
+    """Sends what native libraries log to file descriptor 2 to nowhere; ours goes on to the real stderr.
+
+    MediaPipe and TensorFlow Lite write log lines there that no option silences.
+    """
+    if sys.stderr is None or not hasattr(sys.stderr, "fileno"):
+        return
+    try:
+        real = os.dup(2)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+    except OSError:  # closed by the caller
+        return
+    sys.stderr.flush()
+    sys.stderr = os.fdopen(real, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")
+    os.dup2(nowhere, 2)
+    os.close(nowhere)

@@ -1,0 +1,110 @@
+"""What the command line says, and where: results on stdout; progress, warnings and errors on stderr, a line each."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+
+def debug() -> bool:
+    """Whether FIT3D_DEBUG asks for tracebacks and for the log lines of native libraries."""
+    return os.environ.get("FIT3D_DEBUG", "") not in ("", "0")
+
+
+def print_error(message: str) -> None:
+    """One line on stderr; with FIT3D_DEBUG=1 the traceback of the exception in flight before it."""
+    if debug() and sys.exc_info()[0] is not None:
+        traceback.print_exc()
+    print(f"error: {one_line(message)}", file=sys.stderr, flush=True)
+
+
+def one_line(message: str) -> str:
+    """`message` without line breaks."""
+    return " ".join(message.split())
+
+
+class Console:
+    """Speaks to the user during one command."""
+
+    def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
+        self.quiet = quiet
+        self.as_json = as_json
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    def result(self, line: str, data: dict[str, Any]) -> None:
+        """A result on stdout: `line` for people or, with --json, `data` as one line of JSON."""
+        with self._paused():
+            if self.as_json:
+                # allow_nan: NaN is not JSON, so better an exception than a line that no parser reads
+                print(json.dumps(data, ensure_ascii=False, allow_nan=False), flush=True)
+            elif not self.quiet:
+                print(line, flush=True)
+
+    def warn(self, message: str) -> None:
+        """A warning on stderr."""
+        if not self.quiet:
+            with self._paused():
+                print(f"warning: {one_line(message)}", file=sys.stderr, flush=True)
+
+    def error(self, message: str) -> None:
+        """An error on stderr, with --quiet too."""
+        with self._paused():
+            print_error(message)
+
+    @contextmanager
+    def progress(self, total: int) -> Iterator[None]:
+        """Shows a bar over `total` photos while the block runs; only on a terminal, and not with --quiet."""
+        if self.quiet or not sys.stderr.isatty():
+            yield
+            return
+        from rich.console import Console as RichConsole
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        self._progress = Progress(
+            SpinnerColumn(),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}", markup=False),
+            TimeElapsedColumn(),
+            console=RichConsole(file=sys.stderr),
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._task = self._progress.add_task("", total=total)
+        try:
+            with self._progress:
+                yield
+        finally:
+            self._progress = self._task = None
+
+    def stage(self, description: str) -> None:
+        """Says beside the bar what is being done now."""
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, description=description)
+
+    def advance(self) -> None:
+        """One photo more is done."""
+        if self._progress is not None and self._task is not None:
+            self._progress.advance(self._task)
+
+    @contextmanager
+    def _paused(self) -> Iterator[None]:
+        """Takes the bar off the screen while a line is printed."""
+        if self._progress is None:
+            yield
+            return
+        self._progress.stop()
+        try:
+            yield
+        finally:
+            self._progress.start()

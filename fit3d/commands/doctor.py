@@ -1,0 +1,111 @@
+"""`fit3d doctor`: what is installed, what is missing, and what to type."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+import typer
+
+import fit3d
+from fit3d.commands.console import one_line
+
+MARKS = {True: "ok", False: "--"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that fit3d uses."""
+
+    name: str
+    ok: bool
+    detail: str
+    """Its version and more, or what is wrong."""
+    needed: bool
+    """Whether `fit3d fit` with its default options needs it."""
+    remedy: str = ""
+    """What to type where it is not ok."""
+
+
+def doctor_command(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> int:
+    """Say what is installed, what is missing and what to type.
+
+    Exit code: 0 if `fit3d fit` works with its default options, else 1.
+    """
+    checks = run_checks()
+    works = all(check.ok for check in checks if check.needed)
+    if as_json:
+        print(json.dumps({"works": works, "checks": [asdict(check) for check in checks]}, ensure_ascii=False))
+        return 0 if works else 1
+    for check in checks:
+        missing = "missing" if check.needed else "not there (optional)"
+        print(f"{MARKS[check.ok]}  {check.name:16} {check.detail if check.ok else f'{missing}: {check.detail}'}")
+        if not check.ok and check.remedy:
+            print(f"    {'':16} type: {check.remedy}")
+    print("`fit3d fit` works." if works else "`fit3d fit` does not work with its default options yet, see above.")
+    return 0 if works else 1
+
+
+def run_checks() -> list[Check]:
+    """All checks, in the order in which the fit uses the things."""
+    reinstall = "pip install --force-reinstall fit3d"
+    return [
+        Check("fit3d", True, f"{fit3d.__version__}, Python {platform.python_version()}", needed=True),
+        _check("torch", _torch, needed=True, remedy="pip install torch"),
+        _check("numpy", lambda: _imported("numpy"), needed=True, remedy="pip install numpy"),
+        _check("scipy", lambda: _imported("scipy"), needed=True, remedy="pip install scipy"),
+        _check("pillow", lambda: _imported("PIL", "pillow"), needed=True, remedy="pip install pillow"),
+        _check("mediapipe", _mediapipe, needed=True, remedy='pip install "fit3d[embedded]" (Python 3.10 to 3.12)'),
+        _check("model anny", _bundled_model, needed=True, remedy=reinstall),
+        # their import takes seconds, so only their presence is asked for
+        _check("face-alignment", lambda: _version("face-alignment"), needed=False, remedy="pip install face-alignment"),
+        _check("pyfacer", lambda: _version("pyfacer"), needed=False, remedy="pip install pyfacer"),
+    ]
+
+
+def _check(name: str, look: Callable[[], str], *, needed: bool, remedy: str) -> Check:
+    try:
+        return Check(name, True, look(), needed)
+    except Exception as error:  # a broken package may raise anything while it is imported
+        return Check(name, False, one_line(f"{type(error).__name__}: {error}"), needed, remedy)
+
+
+def _version(distribution: str) -> str:
+    return importlib.metadata.version(distribution)
+
+
+def _imported(module: str, distribution: str | None = None) -> str:
+    importlib.import_module(module)
+    return _version(distribution or module)
+
+
+def _torch() -> str:
+    import torch
+
+    devices = ["cpu"]
+    devices += [f"cuda:{index} ({torch.cuda.get_device_name(index)})" for index in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        devices.append("mps")
+    return f"{torch.__version__}, devices: {', '.join(devices)}, {torch.get_num_threads()} threads"
+
+
+def _mediapipe() -> str:
+    module = importlib.import_module("mediapipe")
+    module.solutions.face_mesh.FaceMesh  # noqa: B018 - later versions have no `solutions`: then this raises
+    return f"{_version('mediapipe')}, FaceMesh's weights inside"
+
+
+def _bundled_model() -> str:
+    from fit3d.morphable.registry import load_model
+
+    start = time.perf_counter()
+    model = load_model("anny")
+    return f"{model.version}, {len(model.mean)} vertices, loaded in {time.perf_counter() - start:.2f} s"

@@ -1,0 +1,168 @@
+"""`fit3d evaluate`: how good fits are."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from fit3d.commands.console import Console
+from fit3d.commands.options import (
+    DEFAULTS,
+    AnchorsOption,
+    DeviceOption,
+    IterationsOption,
+    LandmarksOption,
+    LossOption,
+    ModelOption,
+    ParserOption,
+    QuietOption,
+    SolverOption,
+    fit_config,
+)
+from fit3d.errors import PhotoError, UsageError
+from fit3d.labels import IOU_PARTS, PART_NAMES, SKIN
+
+if TYPE_CHECKING:
+    from fit3d.evaluate.parts import PartScore
+
+_COLUMNS = {"mean": "mean"} | {PART_NAMES[label]: PART_NAMES[label] for label in (*IOU_PARTS, SKIN)}
+_SHORT = {
+    "right_eye": "r eye",
+    "left_eye": "l eye",
+    "right_eyebrow": "r brow",
+    "left_eyebrow": "l brow",
+    "upper_lip": "u lip",
+    "lower_lip": "l lip",
+}
+
+
+def evaluate_parts_command(
+    folder: Annotated[
+        Path, typer.Argument(help="Photos X.png or X.jpg with label images X_parts.png.", show_default=False)
+    ],
+    observed: Annotated[
+        Literal["labels", "parser"],
+        typer.Option(
+            "--observed", help="What drives the fit: the people's labels (as `fit --parts`) or the face parser."
+        ),
+    ] = "labels",
+    model: ModelOption = "anny",
+    landmarks: LandmarksOption = "mediapipe",
+    parser: ParserOption = "contours",
+    loss: LossOption = DEFAULTS.loss,
+    solver: SolverOption = DEFAULTS.solver,
+    anchors: AnchorsOption = DEFAULTS.anchors,
+    iterations: IterationsOption = DEFAULTS.iterations,
+    device: DeviceOption = DEFAULTS.device,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(
+            "--sheet", metavar="FOLDER", help="Write a picture of each fit to this folder.", show_default=False
+        ),
+    ] = None,
+    quiet: QuietOption = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> int:
+    """Overlap (Part IoU, percent) of fitted parts with labels that people drew, photo by photo.
+
+    The mean is over eyes, brows, nose and lips; skin stands beside it. Also shown: landmark error in percent of the
+    diagonal of the landmarks' box, RMS of the identity coefficients, RMS of left minus right expression, fit seconds.
+
+    Exit code: 0 all photos fitted; 1 some photo could not be fitted; 2 wrong usage.
+    """
+    config = fit_config(loss=loss, solver=solver, anchors=anchors, iterations=iterations, device=device)
+    from fit3d.evaluate.parts import contact_sheet, labelled_photos, score_photo
+    from fit3d.morphable.registry import load_model
+    from fit3d.observe.label_image import load_label_image
+
+    pairs = labelled_photos(folder)
+    face_model = load_model(model)
+    if sheet is not None:
+        try:
+            sheet.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"cannot write to the folder {sheet}: {error.strerror or error}") from error
+    console = Console(quiet=quiet, as_json=as_json)
+    scores: list[PartScore] = []
+    failures: dict[str, str] = {}
+    if not as_json:
+        console.result(_row("photo", [_SHORT.get(name, name) for name in _COLUMNS] + ["lmk", "id", "asym", "s"]), {})
+    with console.progress(len(pairs)):
+        for pair in pairs:
+            console.stage(pair.photo.name)
+            try:
+                score, sighting, fit = score_photo(
+                    pair, face_model, config, observed=observed, landmarks=landmarks, parser=parser
+                )
+            except PhotoError as error:
+                failures[pair.photo.name] = str(error)
+                console.error(str(error))
+                continue
+            finally:
+                console.advance()
+            scores.append(score)
+            if not as_json:
+                console.result(_score_row(score.photo, score), {})
+            if sheet is not None:
+                labels = load_label_image(pair.labels, sighting.photo)
+                contact_sheet(sighting, labels, face_model, fit).save(sheet / f"{pair.photo.stem}.png")
+    summary = _summary(scores)
+    if as_json:
+        photos = [vars(score) for score in scores]
+        console.result("", {"photos": photos, "failures": failures, "summary": summary})
+    elif scores:
+        console.result(_summary_row(summary), {})
+    return 1 if failures else 0
+
+
+def _mean(values: list[float]) -> float | None:
+    return statistics.fmean(values) if values else None
+
+
+def _summary(scores: list[PartScore]) -> dict[str, Any]:
+    """Means over the photos, each part over the photos where people drew it; the median of the seconds."""
+    return {
+        "photos": len(scores),
+        "part_iou": {
+            name: _mean([score.part_iou[name] for score in scores if name in score.part_iou]) for name in _COLUMNS
+        },
+        "landmark_nme": _mean([score.landmark_nme for score in scores]),
+        "identity_rms": _mean([score.identity_rms for score in scores]),
+        "identity_rms_max": max((score.identity_rms for score in scores), default=None),
+        "asymmetry": _mean([score.asymmetry for score in scores]),
+        "fit_s_median": statistics.median(score.fit_s for score in scores) if scores else None,
+    }
+
+
+def _score_row(name: str, score: PartScore) -> str:
+    return _numbers_row(name, score.part_iou, score.landmark_nme, score.identity_rms, score.asymmetry, score.fit_s)
+
+
+def _summary_row(summary: dict[str, Any]) -> str:
+    return _numbers_row(
+        "mean (s: median)",
+        summary["part_iou"],
+        summary["landmark_nme"],
+        summary["identity_rms"],
+        summary["asymmetry"],
+        summary["fit_s_median"],
+    )
+
+
+def _numbers_row(
+    name: str,
+    overlap: dict[str, float | None] | dict[str, float],
+    nme: float,
+    rms: float,
+    asymmetry: float,
+    seconds: float,
+) -> str:
+    cells = ["-" if overlap.get(part) is None else f"{100.0 * (overlap[part] or 0.0):.1f}" for part in _COLUMNS]
+    return _row(name, [*cells, f"{100.0 * nme:.1f}", f"{rms:.2f}", f"{asymmetry:.2f}", f"{seconds:.2f}"])
+
+
+def _row(name: str, cells: list[str]) -> str:
+    return f"{name:20}" + "".join(f"{cell:>7}" for cell in cells)

@@ -1,0 +1,107 @@
+"""Options that several commands share: their types, their help and their checks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from fit3d.config import FitConfig, Loss, Solver
+from fit3d.errors import UsageError
+from fit3d.observe.registry import LANDMARK_BACKENDS, PARSER_BACKENDS
+
+if TYPE_CHECKING:
+    from fit3d.pipeline import FaceChoice
+
+DEFAULTS = FitConfig()
+
+ModelOption = Annotated[str, typer.Option("--model", help="Face model, see `fit3d models list`.", metavar="NAME")]
+LandmarksOption = Annotated[
+    str, typer.Option("--landmarks", metavar="|".join(LANDMARK_BACKENDS), help="Landmark detector.")
+]
+ParserOption = Annotated[
+    str,
+    typer.Option("--parser", metavar="|".join(PARSER_BACKENDS), help="Face parser, which labels the photo's pixels."),
+]
+LossOption = Annotated[
+    Loss,
+    typer.Option(
+        "--loss",
+        help="'prdl' compares facial parts (Part Re-projection Distance Loss) and landmarks, 'landmarks' them alone.",
+    ),
+]
+SolverOption = Annotated[
+    Solver,
+    typer.Option("--solver", help="'lm' is Levenberg-Marquardt, 'adam' the slow plain reference."),
+]
+AnchorsOption = Annotated[
+    int, typer.Option("--anchors", min=2, max=224, help="Anchor points along each side of the face crop.")
+]
+IterationsOption = Annotated[
+    int, typer.Option("--iterations", min=1, help="Most Levenberg-Marquardt steps (Adam takes 20 times as many).")
+]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random draw.")]
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="torch device of the fit: cpu, cuda, cuda:1, mps.", metavar="DEVICE")
+]
+FocalOption = Annotated[
+    float | None,
+    typer.Option(
+        "--focal",
+        help="Focal length in pixels of the photo. Default: from EXIF, else a field of view of "
+        f"{DEFAULTS.focal.default_fov_deg:g} degrees along the longer side.",
+        show_default=False,
+        metavar="PX",
+    ),
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print JSON lines on stdout: one object per face or failed photo.")
+]
+
+
+def fit_config(
+    *,
+    loss: Loss,
+    solver: Solver,
+    anchors: int,
+    iterations: int,
+    seed: int = DEFAULTS.seed,
+    device: str = DEFAULTS.device,
+) -> FitConfig:
+    """The configuration that the options ask for, its device checked."""
+    check_device(device)
+    return replace(DEFAULTS, loss=loss, solver=solver, anchors=anchors, iterations=iterations, seed=seed, device=device)
+
+
+def check_device(device: str) -> None:
+    """Raises UsageError where torch cannot compute on `device`."""
+    if device == "cpu":
+        return
+    import torch
+
+    try:
+        wanted = torch.device(device)
+        torch.empty(0, device=wanted)
+    except (RuntimeError, AssertionError) as error:
+        # AssertionError: a torch built without CUDA says so that way
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise UsageError(f"--device {device}: torch cannot use it ({reason}); try --device cpu") from error
+
+
+def check_focal(focal_px: float | None) -> None:
+    """Raises UsageError for a focal length that no camera has."""
+    if focal_px is not None and not (math.isfinite(focal_px) and focal_px > 0):
+        raise UsageError(f"--focal {focal_px:g}: expected a positive number of pixels")
+
+
+def parse_face(text: str) -> FaceChoice:
+    """'largest', 'all' or the number of a face, 1 being the largest."""
+    named: dict[str, Literal["largest", "all"]] = {"largest": "largest", "all": "all"}
+    if text in named:
+        return named[text]
+    if text.isascii() and text.isdigit() and int(text) >= 1:
+        return int(text)
+    raise UsageError(f"--face {text}: expected 'largest', 'all' or a number from 1 (the largest face) on")

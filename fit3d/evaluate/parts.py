@@ -1,0 +1,149 @@
+"""Part IoU on photos whose part labels were drawn by people."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from fit3d.config import FitConfig
+from fit3d.errors import UsageError
+from fit3d.labels import PART_COLOURS
+from fit3d.metrics import part_iou
+from fit3d.morphable.model import MorphableModel
+from fit3d.observe.label_image import load_label_image
+from fit3d.pipeline import Sighting, look
+from fit3d.render.shade import over, shade, three_quarter_camera
+from fit3d.solve.fit import fit_observation
+from fit3d.solve.result import Fit
+
+Observed = Literal["labels", "parser"]
+"""What drives the fit: the label image drawn by people (as `fit --parts`), or the face parser."""
+
+LABELS_SUFFIX = "_parts.png"
+PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+PANEL_PX = 320
+"""Side of each picture of a contact sheet."""
+THREE_QUARTER_YAW_DEG = 40.0
+
+
+@dataclass(frozen=True)
+class LabelledPhoto:
+    """A photo and its part labels drawn by people."""
+
+    photo: Path
+    labels: Path
+
+
+@dataclass(frozen=True)
+class PartScore:
+    """How well the fit of one photo covers the parts that people drew."""
+
+    photo: str
+    part_iou: dict[str, float]
+    """Of the fitted model's parts with the people's labels, by part name; 'mean' is over parts 1-7."""
+    landmark_nme: float
+    """Against the detected landmarks, see `Fit.landmark_nme`."""
+    identity_rms: float
+    """Root mean square of the identity coefficients, standard deviations: a typical person has about 1."""
+    asymmetry: float
+    """See `expression_asymmetry`."""
+    fit_s: float
+    """Seconds of the fit stage."""
+
+
+def labelled_photos(folder: Path) -> list[LabelledPhoto]:
+    """The photos X.png (or .jpg, .jpeg, .webp) of `folder` that have a label image X_parts.png, by name.
+
+    Raises:
+        UsageError: there are none.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: expected a folder of photos X.png or X.jpg with label images X{LABELS_SUFFIX}")
+    pairs = []
+    for labels in sorted(folder.glob(f"*{LABELS_SUFFIX}")):
+        stem = labels.name.removesuffix(LABELS_SUFFIX)
+        photos = [folder / f"{stem}{suffix}" for suffix in PHOTO_SUFFIXES if (folder / f"{stem}{suffix}").is_file()]
+        pairs += [LabelledPhoto(photo, labels) for photo in photos[:1]]
+    if not pairs:
+        raise UsageError(f"{folder}: no photo X.png or X.jpg with a label image X{LABELS_SUFFIX} found")
+    return pairs
+
+
+def score_photo(
+    pair: LabelledPhoto,
+    model: MorphableModel,
+    config: FitConfig,
+    *,
+    observed: Observed,
+    landmarks: str,
+    parser: str,
+) -> tuple[PartScore, Sighting, Fit]:
+    """Fit the largest face of a photo and compare its parts with the people's labels."""
+    sighting = look(pair.photo, landmarks=landmarks, parser=parser, parts=pair.labels if observed == "labels" else None)
+    photo, observation = sighting.photo, sighting.observations[0]
+    truth = load_label_image(pair.labels, photo)
+    start = time.perf_counter()
+    fit = fit_observation(model, observation, photo.width, photo.height, photo.focal_px, config)
+    fit_s = time.perf_counter() - start
+    score = PartScore(
+        photo=pair.photo.name,
+        part_iou=part_iou(fit.parts, truth),
+        landmark_nme=fit.landmark_nme,
+        identity_rms=float(fit.identity.square().mean().sqrt()),
+        asymmetry=expression_asymmetry(dict(zip(model.expression_names, fit.expression.tolist(), strict=True))),
+        fit_s=fit_s,
+    )
+    return score, sighting, fit
+
+
+def expression_asymmetry(expression: dict[str, float]) -> float:
+    """Root mean square of left minus right over the pairs of expression coefficients, by ARKit's names.
+
+    Gaze is left out: eyes that look aside move unequal coefficients.
+    """
+    differences = [
+        value - expression[name.removesuffix("Left") + "Right"]
+        for name, value in expression.items()
+        if name.endswith("Left")
+        and not name.startswith("eyeLook")
+        and name.removesuffix("Left") + "Right" in expression
+    ]
+    return float(np.sqrt(np.mean(np.square(differences)))) if differences else 0.0
+
+
+def contact_sheet(sighting: Sighting, labels: np.ndarray, model: MorphableModel, fit: Fit) -> Image.Image:
+    """Pictures side by side: the face; the head in clay over it; the head from the front and from three quarters;
+    the labels (H, W) it is compared with; the fitted parts."""
+    crop = _wider(fit, 1.3)
+    box = tuple(round(value) for value in (crop[0], crop[1], crop[0] + crop[2], crop[1] + crop[2]))
+    photo = _cut(sighting.photo.pixels, box, Image.Resampling.BICUBIC)
+    vertices = model.vertices(fit.identity, fit.expression)
+    clay = _cut(shade(vertices, model.triangles, fit.camera), box, Image.Resampling.BICUBIC)
+    grey = np.full((PANEL_PX, PANEL_PX, 3), 40, np.uint8)
+    views = [
+        over(grey, shade(vertices, model.triangles, three_quarter_camera(vertices, yaw_deg, PANEL_PX)))
+        for yaw_deg in (0.0, THREE_QUARTER_YAW_DEG)
+    ]
+    palette = np.array(PART_COLOURS, np.uint8)
+    maps = [_cut(palette[image], box, Image.Resampling.NEAREST) for image in (labels, fit.parts)]
+    return Image.fromarray(np.concatenate([photo, over(photo, clay), *views, *maps], axis=1))
+
+
+def _wider(fit: Fit, factor: float) -> tuple[float, float, float]:
+    """Left, top and side of the fit's crop, grown about its middle, photo px."""
+    crop = fit.crop
+    grown = crop.size * factor
+    return crop.left - (grown - crop.size) / 2.0, crop.top - (grown - crop.size) / 2.0, grown
+
+
+def _cut(pixels: np.ndarray, box: tuple[int, ...], resampling: Image.Resampling) -> np.ndarray:
+    """The `box` (left, top, right, bottom) of an image as a square of PANEL_PX; black beyond the image."""
+    left, top, right, bottom = box
+    cut = Image.fromarray(pixels).crop((left, top, right, bottom))
+    return np.asarray(cut.resize((PANEL_PX, PANEL_PX), resampling))

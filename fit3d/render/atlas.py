@@ -1,0 +1,220 @@
+"""How the texels of a texture lie on a face model: once per model and texture size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+from scipy.spatial import cKDTree
+
+from fit3d.labels import BACKGROUND, HAIR, OTHER
+from fit3d.morphable.model import MorphableModel
+
+PADDING = 12
+"""Texels that are filled beyond the borders of the UV islands, so that filtering never reaches empty ones."""
+
+LARGEST_MIRROR_ERROR = 0.004
+"""Vertices without a mirrored partner within this distance, metres, have none."""
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """The texels that lie on the model, and what does not depend on the person."""
+
+    size: int
+    """Side of the texture, texels; row 0 is the top (v = 1)."""
+    texels: np.ndarray
+    """(N,) int64 flat ids of the texels on the model, ascending."""
+    from_vertices: sparse.csr_matrix
+    """(N, V) float32: `from_vertices @ values` interpolates vertex values (V, C) at the texels."""
+    face_object: np.ndarray
+    """(N,) uint8, index into the model's `objects`."""
+    inner: np.ndarray
+    """(N,) bool: on the head but not on its outer surface (mouth cavity, eye sockets)."""
+    padding: np.ndarray
+    """(M,) int64 flat ids of the texels just beyond the islands."""
+    padding_source: np.ndarray
+    """(M,) int64: which of the N texels each takes its colour from."""
+    mirror: np.ndarray
+    """(V,) int64: the vertex at the mirrored place; -1 where the model has none."""
+    beside_face: np.ndarray
+    """(V,) float32: 1 on ears, neck and scalp, 0 on the face, by the model's part annotation."""
+    inner_mouth: np.ndarray
+    """(V,) bool: vertices of the mouth cavity."""
+    edges: np.ndarray
+    """(E, 2) int32: vertex ids of the mesh edges."""
+
+
+def make_atlas(model: MorphableModel, size: int) -> Atlas:
+    """Rasterise the model's UV layout into a texture of `size` x `size` texels. Where islands overlap, the later
+    triangle wins."""
+    quads = model.faces[:, 3] >= 0
+    triangles = model.triangles.astype(np.int64)
+    uv_triangles = triangulate(model.uv_faces)
+    objects = np.concatenate([model.face_objects, model.face_objects[quads]])
+    owner = _fill(model.uv[uv_triangles], size)
+    texels = np.flatnonzero(owner >= 0)
+    owner = owner[texels]
+    weights = _uv_weights(model.uv[uv_triangles[owner]], texels, size)
+    count = len(texels)
+    from_vertices = sparse.csr_matrix(
+        (weights.ravel(), triangles[owner].astype(np.int32).ravel(), np.arange(0, 3 * count + 1, 3, dtype=np.int32)),
+        shape=(count, len(model.mean)),
+    )
+    inner_vertex = _inner_vertices(model)
+    padding, padding_source = _padding(texels, size)
+    sides = np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]])
+    edges = np.unique(np.sort(sides, axis=1), axis=0).astype(np.int32)
+    return Atlas(
+        size=size,
+        texels=texels,
+        from_vertices=from_vertices,
+        face_object=objects[owner],
+        inner=inner_vertex[triangles].any(1)[owner],
+        padding=padding,
+        padding_source=padding_source,
+        mirror=_mirror(model.mean.double().numpy(), edges),
+        beside_face=_beside_face(model),
+        inner_mouth=_of_mouth(model, inner_vertex),
+        edges=edges,
+    )
+
+
+def triangulate(faces: np.ndarray) -> np.ndarray:
+    """(T, 3) int64 triangles of quads (F, 4), in the order of `MorphableModel.triangles`."""
+    quads = faces[faces[:, 3] >= 0]
+    return np.concatenate([faces[:, :3], quads[:, [0, 2, 3]]]).astype(np.int64)
+
+
+def _fill(corners_uv: np.ndarray, size: int) -> np.ndarray:
+    """(size * size,) int32: the triangle of each texel, -1 where there is none. `corners_uv` (T, 3, 2).
+
+    Rows of a triangle are cut with its edges and filled from crossing to crossing: ten times faster at this size than
+    testing the texels of its box, which `rasterise` does because it needs depth at every candidate.
+    """
+    x = corners_uv[..., 0].astype(np.float64) * size
+    y = (1.0 - corners_uv[..., 1].astype(np.float64)) * size
+    first = np.ceil(y.min(1) - 0.5).clip(0, size).astype(np.int64)
+    rows = np.maximum(np.ceil(y.max(1) - 0.5).clip(0, size).astype(np.int64) - first, 0)
+    triangle = np.repeat(np.arange(len(x)), rows)
+    row = first[triangle] + np.arange(len(triangle)) - np.repeat(np.cumsum(rows) - rows, rows)
+    centre = row + 0.5
+    left, right = np.full(len(triangle), np.inf), np.full(len(triangle), -np.inf)
+    for start, end in ((0, 1), (1, 2), (2, 0)):
+        x0, y0, x1, y1 = x[:, start], y[:, start], x[:, end], y[:, end]
+        # from the upper to the lower end on both sides of a shared edge, so that both get the same crossing
+        swap = (y0 > y1) | ((y0 == y1) & (x0 > x1))
+        x0, x1, y0, y1 = np.where(swap, x1, x0), np.where(swap, x0, x1), np.where(swap, y1, y0), np.where(swap, y0, y1)
+        slope = (x1 - x0) / np.where(y1 > y0, y1 - y0, 1.0)
+        crosses = (y0[triangle] <= centre) & (centre < y1[triangle])
+        at = x0[triangle] + (centre - y0[triangle]) * slope[triangle]
+        left = np.where(crosses, np.minimum(left, at), left)
+        right = np.where(crosses, np.maximum(right, at), right)
+    begin = np.ceil(np.where(np.isfinite(left), left, 0.0) - 0.5).clip(0, size).astype(np.int64)
+    stop = np.ceil(np.where(np.isfinite(right), right, 0.0) - 0.5).clip(0, size).astype(np.int64)
+    length = np.maximum(stop - begin, 0)
+    span = np.repeat(row * size + begin - (np.cumsum(length) - length), length)
+    filled = np.full(size * size, -1, np.int32)
+    filled[span + np.arange(len(span))] = np.repeat(triangle, length)
+    return filled
+
+
+def _uv_weights(corners_uv: np.ndarray, texels: np.ndarray, size: int) -> np.ndarray:
+    """(N, 3) float32 barycentric weights of texel centres in their triangles, `corners_uv` (N, 3, 2)."""
+    x = ((texels % size + 0.5) / size).astype(np.float32)
+    y = (1.0 - (texels // size + 0.5) / size).astype(np.float32)
+    a, b, c = corners_uv[:, 0], corners_uv[:, 1], corners_uv[:, 2]
+    ux, uy, vx, vy, dx, dy = b[:, 0] - a[:, 0], b[:, 1] - a[:, 1], c[:, 0] - a[:, 0], c[:, 1] - a[:, 1], *(
+        x - a[:, 0],
+        y - a[:, 1],
+    )
+    area = ux * vy - uy * vx
+    safe = np.where(area == 0.0, 1.0, area)
+    second = ((dx * vy - dy * vx) / safe).clip(0.0, 1.0)
+    third = ((ux * dy - uy * dx) / safe).clip(0.0, 1.0 - second)
+    return np.stack([1.0 - second - third, second, third], 1)
+
+
+def _padding(texels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Texels beyond the islands, ring by ring, and which island texel each copies."""
+    source = np.full(size * size, -1, np.int32)
+    source[texels] = np.arange(len(texels), dtype=np.int32)
+    free = source < 0
+    square = free.reshape(size, size)
+    near = np.zeros_like(square)
+    near[1:] |= square[:-1]
+    near[:-1] |= square[1:]
+    near[:, 1:] |= square[:, :-1]
+    near[:, :-1] |= square[:, 1:]
+    ring = np.flatnonzero(near.ravel() & ~free)
+    rings = []
+    for step in range(PADDING):
+        grown = []
+        # alternate between 4 and 8 neighbours: the rings stay nearly round
+        ways = ((0, 1), (0, -1), (1, 0), (-1, 0)) + (((1, 1), (1, -1), (-1, 1), (-1, -1)) if step % 2 else ())
+        row, column = np.divmod(ring, size)
+        for down, right in ways:
+            r, c = row + down, column + right
+            inside = (r >= 0) & (r < size) & (c >= 0) & (c < size)
+            to, come = (r * size + c)[inside], ring[inside]
+            fresh = source[to] < 0
+            to, first = np.unique(to[fresh], return_index=True)
+            source[to] = source[come[fresh][first]]
+            grown.append(to)
+        ring = np.concatenate(grown)
+        rings.append(ring)
+    padding = np.concatenate(rings).astype(np.int64)
+    return padding, source[padding].astype(np.int64)
+
+
+def _mirror(mean: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """(V,) int64: each vertex's partner under x -> -x.
+
+    Matched by place and by the mean place of the neighbours: vertices of closed lips share their place, not their
+    neighbours.
+    """
+    both = np.concatenate([edges, edges[:, ::-1]]).astype(np.int64)
+    total = np.stack([np.bincount(both[:, 0], mean[both[:, 1], axis], len(mean)) for axis in range(3)], 1)
+    around = total / np.maximum(np.bincount(both[:, 0], minlength=len(mean)), 1)[:, None]
+    flip = np.array([-1.0, 1.0, 1.0, -1.0, 1.0, 1.0])
+    features = np.concatenate([mean, around], 1)
+    distance, partner = cKDTree(features).query(features * flip)
+    return np.where(distance <= LARGEST_MIRROR_ERROR, partner, -1).astype(np.int64)
+
+
+def _inner_vertices(model: MorphableModel) -> np.ndarray:
+    """(V,) bool: vertices of the head that are not on its outer surface."""
+    outer = np.zeros(len(model.mean), bool)
+    surface = model.annotation.triangles[model.annotation.fixed_label < 0]
+    outer[surface.numpy().ravel()] = True
+    head = np.zeros(len(model.mean), bool)
+    ids = model.faces[model.face_objects == head_object(model)]
+    head[ids[ids >= 0]] = True
+    return np.asarray(head & ~outer)
+
+
+def head_object(model: MorphableModel) -> int:
+    """Index of the skin in the model's `objects`."""
+    return model.objects.index("head") if "head" in model.objects else 0
+
+
+def _beside_face(model: MorphableModel) -> np.ndarray:
+    """(V,) float32: 1 where the largest part field is that of something beside the face."""
+    if len(model.annotation.field_labels) == 0:
+        return np.zeros(len(model.mean), np.float32)
+    best = model.annotation.field_labels[model.annotation.fields.argmax(0)].numpy()
+    return np.isin(best, (BACKGROUND, HAIR, OTHER)).astype(np.float32)
+
+
+def _of_mouth(model: MorphableModel, inner_vertex: np.ndarray) -> np.ndarray:
+    """(V,) bool: the inner vertices that are nearer to the mouth's rim than to the lids'."""
+    places = model.mean.double().numpy()
+    names = [name for name in ("inner_mouth", "right_eye", "left_eye") if name in model.annotation.rims]
+    if "inner_mouth" not in names:
+        return np.zeros(len(places), bool)
+    away = []
+    for name in names:
+        rim = np.concatenate([ids.numpy() for ids in model.annotation.rims[name]])
+        away.append(np.linalg.norm(places - places[rim].mean(0), axis=1))
+    return np.asarray(inner_vertex & (np.argmin(away, axis=0) == 0))

@@ -1,0 +1,196 @@
+"""The stages of a fit, in reading order: pose in closed form, landmarks, then everything with parts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fit3d import labels
+from fit3d.camera import Camera
+from fit3d.config import FitConfig
+from fit3d.errors import ObservationError
+from fit3d.metrics import landmark_nme, part_iou
+from fit3d.morphable.model import MorphableModel
+from fit3d.observe.base import LandmarkLayout, Observation
+from fit3d.render.rasterise import rasterise
+from fit3d.solve.adam import STEPS_PER_ITERATION, minimise_adam
+from fit3d.solve.levenberg_marquardt import minimise, minimise_refreshing
+from fit3d.solve.objective import Evaluation, Objective, surface_labels
+from fit3d.solve.pose import pose_from_landmarks
+from fit3d.solve.problem import FaceGeometry, Parameters
+from fit3d.solve.result import Fit
+from fit3d.targets import Targets, make_targets
+
+LANDMARK_ITERATIONS = 20
+"""Most Levenberg-Marquardt steps of the landmark stage."""
+
+
+def fit_observation(
+    model: MorphableModel,
+    observation: Observation,
+    width: int,
+    height: int,
+    focal_px: float | None,
+    config: FitConfig,
+) -> Fit:
+    """Fit `model` to one observed face of a photo of `width` x `height` px.
+
+    `focal_px` is the photo's focal length in px; None takes the default field of view of `config.focal`. The
+    principal point is the photo's centre. Raises ObservationError if too few landmarks are present.
+    """
+    present = np.isfinite(observation.landmarks.points_px).all(1)
+    if present.sum() < 12:
+        raise ObservationError(f"only {int(present.sum())} landmarks are usable; at least 12 are needed for a pose")
+    geometry = face_geometry(model, observation.landmarks.layout, config.device)
+    targets = make_targets(observation, config)
+    focal = focal_px or max(width, height) / (2.0 * np.tan(np.radians(config.focal.default_fov_deg) / 2.0))
+    start = start_from_pose(geometry, targets, float(focal), (width / 2.0, height / 2.0))
+
+    objective = Objective.build(geometry, targets, config, with_parts=False)
+    outcome = minimise(
+        objective.evaluate(start),
+        objective.quadratic,
+        lambda from_, step: objective.evaluate(_clamped(from_.at.moved(step), geometry)),
+        lambda from_: _room(from_, geometry),
+        LANDMARK_ITERATIONS,
+    )
+    begin, end, steps, stop = outcome.start, outcome.end, outcome.steps, outcome.stop_reason
+    if config.loss == "prdl":
+        objective = replace(objective, with_parts=True)
+        before = objective.evaluate(end.at)
+        if config.solver == "adam":
+            reference = minimise_adam(objective, before, config.iterations * STEPS_PER_ITERATION)
+            begin, end, more, stop = reference.start, reference.end, reference.steps, reference.stop_reason
+        else:
+            refined = minimise_refreshing(
+                before,
+                objective.quadratic,
+                lambda from_, step: objective.evaluate_moved(from_, _clamped(from_.at.moved(step), geometry)),
+                lambda from_: _room(from_, geometry),
+                lambda from_: objective.evaluate(from_.at),
+                config.iterations,
+            )
+            begin, end, more, stop = refined.start, refined.end, refined.steps, refined.stop_reason
+        steps += more
+    return _result(model, geometry, observation, targets, begin, end, steps, stop, (width, height), float(focal))
+
+
+@lru_cache(maxsize=4)
+def face_geometry(model: MorphableModel, layout: LandmarkLayout, device: str) -> FaceGeometry:
+    """The model arranged for the fit, kept for the next photo."""
+    return FaceGeometry.from_model(model, layout, torch.float32, device)
+
+
+def start_from_pose(
+    geometry: FaceGeometry, targets: Targets, focal_px: float, principal_px: tuple[float, float]
+) -> Parameters:
+    """The mean head at the closed-form pose; `focal_px` and `principal_px` are the photo's."""
+    crop = targets.crop
+    focal_crop = focal_px * crop.scale
+    principal_crop = ((principal_px[0] - crop.left) * crop.scale, (principal_px[1] - crop.top) * crop.scale)
+    weights = targets.landmarks.weight.clone()
+    if bool((weights[_complement(geometry.sliding, weights.numel())] > 0).sum() >= 12):
+        weights[geometry.sliding] = 0.0
+    rotation, translation = pose_from_landmarks(
+        geometry.landmarks.mean, targets.landmarks.px, weights, focal_crop, principal_crop
+    )
+    mean = geometry.surface.mean
+    return Parameters(
+        coefficients=mean.new_zeros(geometry.parameter_count - 6),
+        rotation=rotation.to(mean),
+        translation=translation.to(mean),
+        focal_px=focal_crop,
+        principal_px=principal_crop,
+    )
+
+
+def _complement(index: Tensor, count: int) -> Tensor:
+    keep = torch.ones(count, dtype=torch.bool, device=index.device)
+    keep[index] = False
+    return keep
+
+
+def _room(evaluation: Evaluation, geometry: FaceGeometry) -> tuple[Tensor, Tensor]:
+    """Lowest and highest step (P,) float64 that keeps the expression within its bounds."""
+    size, count = geometry.parameter_count, geometry.identity_count
+    high = torch.full((size,), torch.inf, dtype=torch.float64, device=geometry.sliding.device)
+    low = -high
+    expression = evaluation.at.coefficients[count:]
+    low[count:-6] = (geometry.expression_bounds[:, 0] - expression).double()
+    high[count:-6] = (geometry.expression_bounds[:, 1] - expression).double()
+    return low, high
+
+
+def _clamped(at: Parameters, geometry: FaceGeometry) -> Parameters:
+    """Bounds again after rounding."""
+    count, bounds = geometry.identity_count, geometry.expression_bounds
+    coefficients = at.coefficients.clone()
+    coefficients[count:] = torch.minimum(torch.maximum(coefficients[count:], bounds[:, 0]), bounds[:, 1])
+    return replace(at, coefficients=coefficients)
+
+
+def _result(
+    model: MorphableModel,
+    geometry: FaceGeometry,
+    observation: Observation,
+    targets: Targets,
+    begin: Evaluation,
+    end: Evaluation,
+    steps: int,
+    stop_reason: str,
+    size: tuple[int, int],
+    focal_px: float,
+) -> Fit:
+    at = end.at
+    pose = torch.eye(4, dtype=torch.float64)
+    pose[:3, :3] = _nearest_rotation(at.rotation.double().cpu())
+    pose[:3, 3] = at.translation.double().cpu()
+    width, height = size
+    camera = Camera(width, height, focal_px, (width / 2.0, height / 2.0), pose)
+    parts = visible_parts(geometry, at, camera)
+    crop = targets.crop
+    px = end.landmark_positions.px.double().cpu().numpy() / crop.scale + np.array([crop.left, crop.top])
+    return Fit(
+        identity=at.coefficients[: geometry.identity_count].double().cpu(),
+        expression=at.coefficients[geometry.identity_count :].double().cpu(),
+        camera=camera,
+        crop=crop,
+        parts=parts,
+        part_iou=part_iou(parts, observation.parts),
+        landmark_nme=landmark_nme(px, observation.landmarks.points_px),
+        energy_start=begin.terms,
+        energy_end=end.terms,
+        iterations=steps,
+        stop_reason=stop_reason,
+    )
+
+
+def _nearest_rotation(matrix: Tensor) -> Tensor:
+    """Undo the drift of repeated products in single precision."""
+    u, _, vh = torch.linalg.svd(matrix)
+    return u @ vh
+
+
+def visible_parts(geometry: FaceGeometry, at: Parameters, camera: Camera) -> np.ndarray:
+    """(H, W) uint8: part labels of the fitted surface at the photo's size; background where there is no model."""
+    positions = geometry.surface.at(at.coefficients).cpu()
+    cam = camera.to_cam(positions)
+    px = camera.project(positions)
+    corner = px[geometry.triangles.cpu().unique()]
+    left, top = (int(v) for v in corner.amin(0).floor().clamp(min=0))
+    right = min(int(corner[:, 0].max()) + 1, camera.width)
+    bottom = min(int(corner[:, 1].max()) + 1, camera.height)
+    parts = np.full((camera.height, camera.width), labels.BACKGROUND, dtype=np.uint8)
+    if right <= left or bottom <= top:
+        return parts
+    fragments = rasterise(
+        px - px.new_tensor([left, top]), cam[:, 2], geometry.triangles.cpu(), bottom - top, right - left
+    )
+    parts[top:bottom, left:right] = surface_labels(geometry, fragments).to(torch.uint8).numpy()
+    return parts
+
+

@@ -1,0 +1,151 @@
+"""Levenberg-Marquardt on a sum of squares, with bounds by projection (Nocedal and Wright, chapter 10; Madsen, Nielsen
+and Tingleff, "Methods for non-linear least squares problems", 2004, for the damping rule)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from fit3d.solve.quadratic import Quadratic
+
+E = TypeVar("E", bound="HasEnergy")
+
+
+class HasEnergy(Protocol):
+    @property
+    def energy(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[E]):
+    """Where the solver ended."""
+
+    start: E
+    end: E
+    steps: int
+    """Accepted steps."""
+    evaluations: int
+    stop_reason: str
+    """'converged': the energy fell by less than the tolerance; 'iterations': the limit was reached; 'stalled': no
+    damping gave a lower energy."""
+    damping: float
+    """Last lambda, to go on with."""
+
+
+def minimise(
+    start: E,
+    quadratic: Callable[[E], Quadratic],
+    step_to: Callable[[E, Tensor], E],
+    room: Callable[[E], tuple[Tensor, Tensor]],
+    iterations: int,
+    tolerance: float = 1e-3,
+    damping: float = 1e-3,
+) -> Outcome[E]:
+    """Lower the energy from `start`; it never rises.
+
+    Args:
+        start: evaluated starting point.
+        quadratic: Gauss-Newton model at an evaluated point.
+        step_to: evaluate the point reached by a step (P,).
+        room: lowest and highest step (P,) that the bounds allow from a point.
+        iterations: most evaluations after the first.
+        tolerance: relative fall of the energy under which two steps in a row count as converged.
+        damping: initial lambda; the step solves (H + lambda diag H) s = -g.
+    """
+    current, growth, evaluations, steps, slow = start, 2.0, 0, 0, 0
+    stop_reason = "iterations"
+    model = quadratic(current)
+    low, high = room(current)
+    while evaluations < iterations:
+        step = bounded_step(model, damping, low, high)
+        trial = step_to(current, step)
+        evaluations += 1
+        expected = -float(2.0 * model.gradient @ step + step @ model.hessian @ step)
+        fall = current.energy - trial.energy
+        if fall > 0.0 and expected > 0.0:
+            gain = fall / expected
+            damping = max(damping * max(1.0 / 3.0, 1.0 - (2.0 * gain - 1.0) ** 3), 1e-9)
+            growth = 2.0
+            slow = slow + 1 if fall < tolerance * current.energy else 0
+            current, steps = trial, steps + 1
+            if slow == 2:
+                stop_reason = "converged"
+                break
+            if evaluations < iterations:
+                model = quadratic(current)
+                low, high = room(current)
+        else:
+            if expected <= tolerance * 0.1 * current.energy:
+                stop_reason = "converged"
+                break
+            damping *= growth
+            growth *= 2.0
+            if damping > 1e6:
+                stop_reason = "stalled"
+                break
+    return Outcome(start, current, steps, evaluations, stop_reason, damping)
+
+
+def minimise_refreshing(
+    start: E,
+    quadratic: Callable[[E], Quadratic],
+    step_to: Callable[[E, Tensor], E],
+    room: Callable[[E], tuple[Tensor, Tensor]],
+    refresh: Callable[[E], E],
+    iterations: int,
+    tolerance: float = 3e-3,
+    steps_per_round: int = 1,
+    patience: int = 2,
+) -> Outcome[E]:
+    """Lower an energy whose smooth stand-in, valid near a point, has to be made anew now and then.
+
+    Rounds of one or a few steps on the stand-in (in which it never rises), then `refresh`, which evaluates the energy proper
+    and makes the next stand-in. Returns the point with the lowest energy proper; stops after `patience` rounds that
+    lowered it by less than `tolerance` of itself.
+    """
+    best = current = start
+    damping, evaluations, steps, idle = 1e-3, 0, 0, 0
+    while evaluations < iterations:
+        inner = minimise(
+            current, quadratic, step_to, room, min(steps_per_round, iterations - evaluations), damping=damping
+        )
+        evaluations += inner.evaluations
+        steps += inner.steps
+        damping = min(inner.damping, 1.0)
+        if inner.steps == 0 and inner.stop_reason != "iterations":
+            return Outcome(start, best, steps, evaluations, "converged", damping)
+        current = refresh(inner.end)
+        idle = idle + 1 if current.energy > (1.0 - tolerance) * best.energy else 0
+        if current.energy < best.energy:
+            best = current
+        if idle == patience:
+            return Outcome(start, best, steps, evaluations, "converged", damping)
+    return Outcome(start, best, steps, evaluations, "iterations", damping)
+
+
+def bounded_step(model: Quadratic, damping: float, low: Tensor, high: Tensor) -> Tensor:
+    """Damped Gauss-Newton step (P,) within [low, high].
+
+    Unknowns at a bound whose gradient, or whose step, points outwards are held there and the rest is solved again, a
+    few times; what is left over is clamped.
+    """
+    scale = model.hessian.diagonal()
+    damped = model.hessian + torch.diag(damping * scale + 1e-12)
+    free = ~(((low >= 0) & (model.gradient > 0)) | ((high <= 0) & (model.gradient < 0)))
+    step = torch.zeros_like(model.gradient)
+    for _ in range(4):
+        index = torch.nonzero(free).squeeze(1)
+        factor, _ = torch.linalg.cholesky_ex(damped[index][:, index])
+        held = torch.nonzero(~free).squeeze(1)
+        right = -(model.gradient[index] + damped[index][:, held] @ step[held])
+        step[index] = torch.cholesky_solve(right[:, None], factor).squeeze(1)
+        beyond = free & ((step < low) | (step > high))
+        step = torch.minimum(torch.maximum(step, low), high)
+        if not bool(beyond.any()):
+            break
+        free &= ~beyond
+    return step

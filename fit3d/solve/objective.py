@@ -1,0 +1,298 @@
+"""The energy of one face: its terms, their values, and their second-order model at given parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fit3d import labels
+from fit3d.config import FitConfig
+from fit3d.energy.landmarks import landmark_energy, landmark_weights, slide
+from fit3d.energy.prdl import PixelSet, Seen, pixel_centres, pixel_sets, see_furthest, see_mean, see_nearest
+from fit3d.energy.prior import prior_precision
+from fit3d.render.rasterise import Fragments, rasterise
+from fit3d.solve.problem import FaceGeometry, LinearPoints, Parameters, Projected, jacobian, project
+from fit3d.solve.quadratic import Quadratic
+from fit3d.targets import PartTarget, Targets, part_masks
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised: landmarks + PRDL (unless switched off) + prior, for one face."""
+
+    geometry: FaceGeometry
+    targets: Targets
+    config: FitConfig
+    precision: Tensor
+    """(K + L, K + L) float64, of the prior."""
+    with_parts: bool
+    """Whether PRDL counts."""
+
+    @classmethod
+    def build(cls, geometry: FaceGeometry, targets: Targets, config: FitConfig, with_parts: bool) -> Objective:
+        expression_count = geometry.expression_bounds.shape[0]
+        precision = prior_precision(
+            geometry.identity_count, expression_count, geometry.mirrored_expression, config.prior
+        )
+        return cls(geometry, targets, config, precision.to(config.device), with_parts)
+
+    def evaluate(self, at: Parameters) -> Evaluation:
+        """All terms at `at`, with the pixels of each part taken from a fresh raster: the energy proper."""
+        if not self.with_parts:
+            return self._evaluate(at, None)
+        fragments, part_labels = self.look(at)
+        targets = self.targets
+        masks = part_masks(part_labels, targets.hidden, targets.above_brows)
+        sets = pixel_sets(masks, self.config.prdl.mean_points)
+        chosen = tuple(sets[labels.PRDL_PARTS.index(target.label)] for target in targets.parts)
+        resolution, dtype = targets.crop.resolution, self.geometry.surface.mean.dtype
+        centres = tuple(
+            SetPoints(*(pixel_centres(index, resolution, dtype) for index in (p.border, p.extreme, p.spread)))
+            for p in chosen
+        )
+        return self._evaluate(at, Raster(fragments, chosen), centres)
+
+    def evaluate_moved(self, before: Evaluation, at: Parameters) -> Evaluation:
+        """All terms at `at`, with the surface points seen by an earlier raster carried along.
+
+        Smooth in the parameters, where the energy proper jumps whenever a pixel changes sides; what becomes visible
+        or hidden on the way is not noticed before the next raster.
+        """
+        if before.raster is None:
+            return self._evaluate(at, None)
+        fragments, sets = before.raster.fragments, before.raster.sets
+        groups = [index for p in sets for index in (p.border, p.extreme, p.spread)]
+        pixels = torch.cat(groups)
+        vertices = self.geometry.surface.at(at.coefficients)
+        corners = vertices[self.geometry.triangles[fragments.triangle.view(-1)[pixels]]]
+        weights = fragments.barycentric.view(-1, 3)[pixels]
+        px = project((corners * weights[..., None]).sum(1), at).px.split([group.numel() for group in groups])
+        points = tuple(SetPoints(*px[3 * i : 3 * i + 3]) for i in range(len(sets)))
+        return self._evaluate(at, before.raster, points)
+
+    def _evaluate(self, at: Parameters, raster: Raster | None, points: tuple[SetPoints, ...] = ()) -> Evaluation:
+        landmarks = self.landmark_points(at)
+        landmark_positions = project(landmarks.at(at.coefficients), at)
+        terms = {"landmarks": float(landmark_energy(landmark_positions.px, self.targets.landmarks))}
+        coefficients = at.coefficients.double()
+        terms["prior"] = float(coefficients @ self.precision @ coefficients)
+        parts: tuple[SeenPart, ...] = ()
+        if raster is not None:
+            parts = self._see_parts(raster.sets, points)
+            terms["prdl"] = sum(part.energy for part in parts)
+        return Evaluation(at, terms, landmarks, landmark_positions, raster, parts)
+
+    def landmark_points(self, at: Parameters) -> LinearPoints:
+        """The landmarks as linear points, each sliding one at the outermost place of its path under this pose."""
+        points, paths = self.geometry.landmarks, self.geometry.paths
+        sliding = self.geometry.sliding
+        if sliding.numel() == 0:
+            return points
+        shape = paths.mean.shape[:2]
+        on_path = project(paths.at(at.coefficients).flatten(0, 1), at).px.unflatten(0, shape)
+        centre = project(points.mean.mean(0, keepdim=True), at).px[0]
+        chosen = slide(on_path, centre)
+        every = torch.arange(sliding.numel(), device=chosen.device)
+        mean, basis = points.mean.clone(), points.basis.clone()
+        mean[sliding] = paths.mean[every, chosen]
+        basis[sliding] = paths.basis[every, chosen]
+        return LinearPoints(mean, basis)
+
+    def look(self, at: Parameters) -> tuple[Fragments, Tensor]:
+        """Rasterise the outer surface in the crop: fragments, and the part label (R, R) int64 of each pixel."""
+        projected = project(self.geometry.surface.at(at.coefficients), at)
+        resolution = self.targets.crop.resolution
+        fragments = rasterise(projected.px, projected.cam[:, 2], self.geometry.triangles, resolution, resolution)
+        return fragments, surface_labels(self.geometry, fragments)
+
+    def _see_parts(self, sets: tuple[PixelSet, ...], points: tuple[SetPoints, ...]) -> tuple[SeenPart, ...]:
+        targets, resolution = self.targets, self.targets.crop.resolution
+        dtype = self.geometry.surface.mean.dtype
+        anchors = pixel_centres(targets.anchors, resolution, dtype)
+        coarse = pixel_centres(targets.coarse_anchors, resolution, dtype)
+        return tuple(
+            _see_part(pixels, at, target, targets, anchors, coarse, self.config)
+            for pixels, at, target in zip(sets, points, targets.parts, strict=True)
+        )
+
+    def quadratic(self, evaluation: Evaluation) -> Quadratic:
+        """Gauss-Newton model around an evaluation, in steps of `Parameters.moved`."""
+        model = self._landmark_quadratic(evaluation) + self._prior_quadratic(evaluation)
+        if not self.with_parts:
+            return model
+        model = model + self._prdl_quadratic(evaluation)
+        return model
+
+    def _landmark_quadratic(self, evaluation: Evaluation) -> Quadratic:
+        target, projected = self.targets.landmarks, evaluation.landmark_positions
+        weight = landmark_weights(projected.px, target)
+        rows = jacobian(evaluation.landmarks, projected, evaluation.at)
+        pull = weight[:, None] * (projected.px - target.px)
+        stiffness = weight[:, None, None] * torch.eye(2, dtype=weight.dtype, device=weight.device)
+        return Quadratic.from_points(evaluation.terms["landmarks"], rows, pull, stiffness)
+
+    def _prior_quadratic(self, evaluation: Evaluation) -> Quadratic:
+        size = self.geometry.parameter_count
+        count = self.precision.shape[0]
+        model = Quadratic.zero(size, self.precision.device)
+        model.hessian[:count, :count] = self.precision
+        model.gradient[:count] = self.precision @ evaluation.at.coefficients.double()
+        return Quadratic(evaluation.terms["prior"], model.gradient, model.hessian)
+
+    def _prdl_quadratic(self, evaluation: Evaluation) -> Quadratic:
+        """Accumulated per point: min and max rows touch one point each, mean rows all points of their part."""
+        model = Quadratic.zero(self.geometry.parameter_count, self.precision.device)
+        model = Quadratic(evaluation.terms["prdl"], model.gradient, model.hessian)
+        pixels, pulls, stiffnesses = [], [], []
+        for part in evaluation.parts:
+            for seen, points, residual in (
+                (part.nearest, part.pixels.border, part.nearest_residual),
+                (part.furthest, part.pixels.extreme, part.furthest_residual),
+            ):
+                if seen is None:
+                    continue
+                pull, stiffness = gather_rows(seen, residual, part.point_weight, points.numel())
+                touched = torch.nonzero(stiffness.flatten(1).any(1)).squeeze(1)
+                pixels.append(points[touched])
+                pulls.append(pull[touched])
+                stiffnesses.append(stiffness[touched])
+            if part.mean_residual is not None and not part.pixels.empty:
+                spread = self._pixel_jacobian(part.pixels.spread, evaluation)
+                rows = part.mean_direction.flatten(1) @ spread.flatten(0, 1)
+                model = model + Quadratic(
+                    0.0,
+                    part.mean_weight * (rows.mT @ part.mean_residual).double(),
+                    part.mean_weight * (rows.mT @ rows).double(),
+                )
+        if pixels:
+            rows = self._pixel_jacobian(torch.cat(pixels), evaluation)
+            model = model + Quadratic.from_points(0.0, rows, torch.cat(pulls), torch.cat(stiffnesses))
+        return model
+
+    def _pixel_jacobian(self, pixels: Tensor, evaluation: Evaluation) -> Tensor:
+        """(N, 2, P): derivative of the surface points under crop pixels (N,)."""
+        assert evaluation.raster is not None
+        points = surface_points(self.geometry, evaluation.raster.fragments, pixels)
+        return jacobian(points, project(points.at(evaluation.at.coefficients), evaluation.at), evaluation.at)
+
+
+@dataclass(frozen=True)
+class SetPoints:
+    """Where the points of a `PixelSet` are: border (B, 2), extreme (E, 2) and spread (S, 2), crop px."""
+
+    border: Tensor
+    extreme: Tensor
+    spread: Tensor
+
+
+@dataclass(frozen=True)
+class Raster:
+    """What the model showed when it was last rasterised."""
+
+    fragments: Fragments
+    sets: tuple[PixelSet, ...]
+    """Of each part of the targets."""
+
+
+@dataclass(frozen=True)
+class SeenPart:
+    """One part of the model as the anchors see it, beside its target."""
+
+    pixels: PixelSet
+    energy: float
+    point_weight: float
+    """Weight of one squared residual of min or max."""
+    mean_weight: float
+    """Weight of one squared residual of mean."""
+    nearest: Seen | None
+    nearest_residual: Tensor | None
+    furthest: Seen | None
+    furthest_residual: Tensor | None
+    mean_residual: Tensor | None
+    mean_direction: Tensor | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The energy at given parameters, and what it was computed from."""
+
+    at: Parameters
+    terms: dict[str, float]
+    landmarks: LinearPoints
+    landmark_positions: Projected
+    raster: Raster | None
+    """The raster that the parts come from."""
+    parts: tuple[SeenPart, ...]
+
+    @property
+    def energy(self) -> float:
+        return sum(self.terms.values())
+
+
+def surface_labels(geometry: FaceGeometry, fragments: Fragments) -> Tensor:
+    """(H, W) int64 part label of each pixel: the triangle's own, or that of the largest interpolated field."""
+    triangle = fragments.triangle.view(-1)
+    result = torch.zeros_like(triangle)
+    covered = torch.nonzero(triangle >= 0).squeeze(1)
+    triangle = triangle[covered]
+    corners = geometry.triangles[triangle]
+    weights = fragments.barycentric.view(-1, 3)[covered]
+    values = (geometry.fields[:, corners] * weights).sum(-1)  # (F, N)
+    best = geometry.field_labels[values.argmax(0)]
+    fixed = geometry.fixed_label[triangle]
+    result[covered] = torch.where(fixed >= 0, fixed, best)
+    return result.view_as(fragments.triangle)
+
+
+def surface_points(geometry: FaceGeometry, fragments: Fragments, pixels: Tensor) -> LinearPoints:
+    """The surface points (N,) that project onto the centres of covered pixels (N,), as linear points."""
+    triangle = fragments.triangle.view(-1)[pixels]
+    weights = fragments.barycentric.view(-1, 3)[pixels]
+    corners = geometry.surface[geometry.triangles[triangle]]
+    basis = torch.einsum("nk,nkcp->ncp", weights, corners.basis)
+    return LinearPoints(torch.einsum("nk,nkc->nc", weights, corners.mean), basis)
+
+
+def gather_rows(seen: Seen, residual: Tensor, weight: float, count: int) -> tuple[Tensor, Tensor]:
+    """Sum the rows of anchors by the point they selected: b (count, 2) and B (count, 2, 2).
+
+    b_j = w sum r_i u_i and B_j = w sum u_i u_i^T over the anchors i with selected(i) = j.
+    """
+    active = torch.nonzero(seen.selected >= 0).squeeze(1)
+    chosen, u = seen.selected[active], seen.direction[active]
+    pull = u.new_zeros(count, 2).index_add_(0, chosen, weight * residual[active, None] * u)
+    stiffness = u.new_zeros(count, 2, 2).index_add_(0, chosen, weight * u[:, :, None] * u[:, None, :])
+    return pull, stiffness
+
+
+def _see_part(
+    pixels: PixelSet, at: SetPoints, target: PartTarget, targets: Targets, anchors: Tensor, coarse: Tensor, config: FitConfig
+) -> SeenPart:
+    resolution = targets.crop.resolution
+    point_weight = target.weight / anchors.shape[0]
+    mean_weight = target.weight / coarse.shape[0]
+    if pixels.empty:
+        # the model shows nothing of a part that the photo shows: as bad as a part one crop away, and no direction
+        return SeenPart(pixels, target.weight * resolution**2, 0.0, 0.0, None, None, None, None, None, None)
+    energy = 0.0
+    nearest = furthest = None
+    nearest_residual = furthest_residual = mean_residual = mean_direction = None
+    statistics = config.prdl.statistics
+    if "min" in statistics:
+        nearest = see_nearest(at.border, anchors, pixels.mask[targets.anchors])
+        nearest_residual = nearest.distance - target.nearest
+        energy += point_weight * float(nearest_residual.square().sum())
+    if "max" in statistics:
+        furthest = see_furthest(at.extreme, anchors)
+        furthest_residual = furthest.distance - target.furthest
+        energy += point_weight * float(furthest_residual.square().sum())
+    if "mean" in statistics:
+        mean, mean_direction = see_mean(at.spread, coarse)
+        mean_residual = mean - target.mean
+        energy += mean_weight * float(mean_residual.square().sum())
+    return SeenPart(
+        pixels, energy, point_weight, mean_weight, nearest, nearest_residual, furthest, furthest_residual,
+        mean_residual, mean_direction,
+    )

@@ -1,0 +1,38 @@
+"""What a fit returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from fit3d.camera import Camera, Crop
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One face fitted: parameters, camera, and how the optimisation went."""
+
+    identity: Tensor
+    """(K,) float64, standard deviations."""
+    expression: Tensor
+    """(L,) float64, within the model's bounds."""
+    camera: Camera
+    """Of the whole photo."""
+    crop: Crop
+    """Where the energy was measured."""
+    parts: np.ndarray
+    """(H, W) uint8: the fitted model's visible part labels at the photo's size."""
+    part_iou: dict[str, float]
+    """Overlap of `parts` with the observed label image by part name, and 'mean' over parts 1-7; a part absent
+    from the observation is left out."""
+    landmark_nme: float
+    """Mean distance of fitted to observed landmarks over the diagonal of the observed landmarks' box."""
+    energy_start: dict[str, float]
+    """Value of each energy term at the start of the last stage, crop px squared."""
+    energy_end: dict[str, float]
+    """Value of each energy term at the end."""
+    iterations: int
+    stop_reason: str
+    warnings: tuple[str, ...] = ()
