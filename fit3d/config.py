@@ -18,7 +18,7 @@ class CropConfig:
     """The square around the face in which the energy is measured."""
 
     resolution: int = 224
-    """Side of the crop, px."""
+    """Side of the crop's raster, px."""
     margin: float = 0.25
     """Room left on each side of the landmarks' box, as a share of its longer side."""
 
@@ -35,7 +35,7 @@ class FocalConfig:
 class PrdlConfig:
     """The Part Re-projection Distance Loss."""
 
-    weight: float = 30.0
+    weight: float = 10.0
     """Energy of one squared crop px of mean descriptor error."""
     statistics: tuple[Statistic, ...] = ("min", "max", "mean")
     """Distances compared at each anchor: to the nearest, the furthest, and the mean over all points of a part."""
@@ -94,3 +94,11 @@ class FitConfig:
     prdl: PrdlConfig = field(default_factory=PrdlConfig)
     landmarks: LandmarkConfig = field(default_factory=LandmarkConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
+
+
+@dataclass(frozen=True)
+class TextureConfig:
+    """The texture image."""
+
+    size: int = 2048
+    """Side, px."""

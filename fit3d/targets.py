@@ -77,6 +77,11 @@ def face_crop(landmarks: Landmarks, config: FitConfig) -> Crop:
     )
 
 
+def unit_px(config: FitConfig) -> float:
+    """Raster pixels of the crop per 'crop px' of the configuration, which are those of a 224-pixel crop."""
+    return config.crop.resolution / 224.0
+
+
 def crop_labels(parts: np.ndarray, crop: Crop) -> np.ndarray:
     """(R, R) uint8: the label under each crop pixel's centre; background beyond the photo."""
     height, width = parts.shape
@@ -148,7 +153,7 @@ def _describe(
     at, coarse_at = pixel_centres(anchors, resolution, dtype), pixel_centres(coarse, resolution, dtype)
     return PartTarget(
         label=label,
-        weight=weight * config.prdl.weight,
+        weight=weight * config.prdl.weight / unit_px(config) ** 2,
         nearest=see_nearest(pixel_centres(pixels.border, resolution, dtype), at, pixels.mask[anchors]).distance,
         furthest=see_furthest(pixel_centres(pixels.extreme, resolution, dtype), at).distance,
         mean=see_mean(pixel_centres(pixels.spread, resolution, dtype), coarse_at)[0],
@@ -157,15 +162,16 @@ def _describe(
 
 def _landmark_target(landmarks: Landmarks, crop: Crop, config: FitConfig, dtype: torch.dtype) -> LandmarkTarget:
     px = crop.crop_from_px(torch.from_numpy(np.asarray(landmarks.points_px, dtype=np.float64)))
-    noise = torch.full((px.shape[0],), config.landmarks.noise_px, dtype=torch.float64)
-    noise[list(CONTOUR_LANDMARKS[landmarks.layout])] = config.landmarks.contour_noise_px
+    unit = unit_px(config)
+    noise = torch.full((px.shape[0],), config.landmarks.noise_px * unit, dtype=torch.float64)
+    noise[list(CONTOUR_LANDMARKS[landmarks.layout])] = config.landmarks.contour_noise_px * unit
     present = torch.isfinite(px).all(-1)
     share = config.landmarks.effective_count / max(float(present.sum()), config.landmarks.effective_count)
     weight = torch.where(present, share / noise.square(), 0.0)
     return LandmarkTarget(
         px=torch.nan_to_num(px).to(config.device, dtype),
         weight=weight.to(config.device, dtype),
-        outlier_px=config.landmarks.outlier_px,
+        outlier_px=config.landmarks.outlier_px * unit,
     )
 
 

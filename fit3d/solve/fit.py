@@ -18,7 +18,7 @@ from fit3d.morphable.model import MorphableModel
 from fit3d.observe.base import LandmarkLayout, Observation
 from fit3d.render.rasterise import rasterise
 from fit3d.solve.adam import STEPS_PER_ITERATION, minimise_adam
-from fit3d.solve.levenberg_marquardt import minimise, minimise_refreshing
+from fit3d.solve.levenberg_marquardt import minimise, minimise_rough
 from fit3d.solve.objective import Evaluation, Objective, surface_labels
 from fit3d.solve.pose import pose_from_landmarks
 from fit3d.solve.problem import FaceGeometry, Parameters
@@ -66,12 +66,11 @@ def fit_observation(
             reference = minimise_adam(objective, before, config.iterations * STEPS_PER_ITERATION)
             begin, end, more, stop = reference.start, reference.end, reference.steps, reference.stop_reason
         else:
-            refined = minimise_refreshing(
+            refined = minimise_rough(
                 before,
                 objective.quadratic,
-                lambda from_, step: objective.evaluate_moved(from_, _clamped(from_.at.moved(step), geometry)),
+                lambda from_, step: objective.evaluate(_clamped(from_.at.moved(step), geometry)),
                 lambda from_: _room(from_, geometry),
-                lambda from_: objective.evaluate(from_.at),
                 config.iterations,
             )
             begin, end, more, stop = refined.start, refined.end, refined.steps, refined.stop_reason

@@ -32,8 +32,6 @@ class Outcome(Generic[E]):
     stop_reason: str
     """'converged': the energy fell by less than the tolerance; 'iterations': the limit was reached; 'stalled': no
     damping gave a lower energy."""
-    damping: float
-    """Last lambda, to go on with."""
 
 
 def minimise(
@@ -87,44 +85,46 @@ def minimise(
             if damping > 1e6:
                 stop_reason = "stalled"
                 break
-    return Outcome(start, current, steps, evaluations, stop_reason, damping)
+    return Outcome(start, current, steps, evaluations, stop_reason)
 
 
-def minimise_refreshing(
+def minimise_rough(
     start: E,
     quadratic: Callable[[E], Quadratic],
     step_to: Callable[[E, Tensor], E],
     room: Callable[[E], tuple[Tensor, Tensor]],
-    refresh: Callable[[E], E],
     iterations: int,
     tolerance: float = 3e-3,
-    steps_per_round: int = 1,
+    roughness: float = 0.05,
     patience: int = 2,
+    damping: float = 1e-3,
 ) -> Outcome[E]:
-    """Lower an energy whose smooth stand-in, valid near a point, has to be made anew now and then.
+    """Lower an energy that is smooth only on the whole, such as one that jumps when a pixel changes sides.
 
-    Rounds of one or a few steps on the stand-in (in which it never rises), then `refresh`, which evaluates the energy proper
-    and makes the next stand-in. Returns the point with the lowest energy proper; stops after `patience` rounds that
-    lowered it by less than `tolerance` of itself.
+    A step that raises the energy by up to `roughness` of it is taken, since the next may fall by more; a worse one is
+    tried again with more damping. Returns the lowest point met, so the energy never rises from start to end. Stops
+    when `patience` steps in a row have not lowered the best energy by `tolerance` of itself.
     """
     best = current = start
-    damping, evaluations, steps, idle = 1e-3, 0, 0, 0
+    evaluations, steps, idle, growth = 0, 0, 0, 4.0
+    model = quadratic(current)
     while evaluations < iterations:
-        inner = minimise(
-            current, quadratic, step_to, room, min(steps_per_round, iterations - evaluations), damping=damping
-        )
-        evaluations += inner.evaluations
-        steps += inner.steps
-        damping = min(inner.damping, 1.0)
-        if inner.steps == 0 and inner.stop_reason != "iterations":
-            return Outcome(start, best, steps, evaluations, "converged", damping)
-        current = refresh(inner.end)
-        idle = idle + 1 if current.energy > (1.0 - tolerance) * best.energy else 0
-        if current.energy < best.energy:
-            best = current
+        trial = step_to(current, bounded_step(model, damping, *room(current)))
+        evaluations += 1
+        idle = idle + 1 if trial.energy > (1.0 - tolerance) * best.energy else 0
+        if trial.energy < best.energy:
+            best = trial
         if idle == patience:
-            return Outcome(start, best, steps, evaluations, "converged", damping)
-    return Outcome(start, best, steps, evaluations, "iterations", damping)
+            return Outcome(start, best, steps, evaluations, "converged")
+        if trial.energy < (1.0 + roughness) * current.energy:
+            current, steps = trial, steps + 1
+            damping, growth = max(damping / 3.0, 1e-6), 4.0
+            if evaluations < iterations:
+                model = quadratic(current)
+        else:
+            damping *= growth
+            growth *= 2.0
+    return Outcome(start, best, steps, evaluations, "iterations")
 
 
 def bounded_step(model: Quadratic, damping: float, low: Tensor, high: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -54,24 +54,6 @@ class Objective:
         )
         return self._evaluate(at, Raster(fragments, chosen), centres)
 
-    def evaluate_moved(self, before: Evaluation, at: Parameters) -> Evaluation:
-        """All terms at `at`, with the surface points seen by an earlier raster carried along.
-
-        Smooth in the parameters, where the energy proper jumps whenever a pixel changes sides; what becomes visible
-        or hidden on the way is not noticed before the next raster.
-        """
-        if before.raster is None:
-            return self._evaluate(at, None)
-        fragments, sets = before.raster.fragments, before.raster.sets
-        groups = [index for p in sets for index in (p.border, p.extreme, p.spread)]
-        pixels = torch.cat(groups)
-        vertices = self.geometry.surface.at(at.coefficients)
-        corners = vertices[self.geometry.triangles[fragments.triangle.view(-1)[pixels]]]
-        weights = fragments.barycentric.view(-1, 3)[pixels]
-        px = project((corners * weights[..., None]).sum(1), at).px.split([group.numel() for group in groups])
-        points = tuple(SetPoints(*px[3 * i : 3 * i + 3]) for i in range(len(sets)))
-        return self._evaluate(at, before.raster, points)
-
     def _evaluate(self, at: Parameters, raster: Raster | None, points: tuple[SetPoints, ...] = ()) -> Evaluation:
         landmarks = self.landmark_points(at)
         landmark_positions = project(landmarks.at(at.coefficients), at)
@@ -104,7 +86,10 @@ class Objective:
         """Rasterise the outer surface in the crop: fragments, and the part label (R, R) int64 of each pixel."""
         projected = project(self.geometry.surface.at(at.coefficients), at)
         resolution = self.targets.crop.resolution
-        fragments = rasterise(projected.px, projected.cam[:, 2], self.geometry.triangles, resolution, resolution)
+        front = facing(projected.px, self.geometry.triangles)
+        fragments = rasterise(projected.px, projected.cam[:, 2], self.geometry.triangles[front], resolution, resolution)
+        whole = torch.cat([front, front.new_full((1,), -1)])  # so that -1, nothing, stays -1
+        fragments = replace(fragments, triangle=whole[fragments.triangle])
         return fragments, surface_labels(self.geometry, fragments)
 
     def _see_parts(self, sets: tuple[PixelSet, ...], points: tuple[SetPoints, ...]) -> tuple[SeenPart, ...]:
@@ -231,18 +216,22 @@ class Evaluation:
         return sum(self.terms.values())
 
 
+def facing(px: Tensor, triangles: Tensor) -> Tensor:
+    """Indices of the triangles (T, 3) that turn their outside to the camera, from projected vertices (V, 2)."""
+    a, b, c = px[triangles].unbind(1)
+    u, v = b - a, c - a
+    return torch.nonzero(u[:, 0] * v[:, 1] < u[:, 1] * v[:, 0]).squeeze(1)
+
+
 def surface_labels(geometry: FaceGeometry, fragments: Fragments) -> Tensor:
     """(H, W) int64 part label of each pixel: the triangle's own, or that of the largest interpolated field."""
     triangle = fragments.triangle.view(-1)
-    result = torch.zeros_like(triangle)
-    covered = torch.nonzero(triangle >= 0).squeeze(1)
-    triangle = triangle[covered]
-    corners = geometry.triangles[triangle]
-    weights = fragments.barycentric.view(-1, 3)[covered]
-    values = (geometry.fields[:, corners] * weights).sum(-1)  # (F, N)
-    best = geometry.field_labels[values.argmax(0)]
-    fixed = geometry.fixed_label[triangle]
-    result[covered] = torch.where(fixed >= 0, fixed, best)
+    outside = geometry.triangle_label.new_full((1,), labels.BACKGROUND)
+    result = torch.cat([geometry.triangle_label, outside])[triangle]  # -1, nothing, takes the last
+    mixed = torch.nonzero(result < 0).squeeze(1)
+    weights = fragments.barycentric.view(-1, 3)[mixed]
+    values = (geometry.fields[geometry.triangles[triangle[mixed]]] * weights[..., None]).sum(1)  # (N, F)
+    result[mixed] = geometry.field_labels[values.argmax(1)]
     return result.view_as(fragments.triangle)
 
 

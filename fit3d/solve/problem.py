@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fit3d.camera import px_from_cam
-from fit3d.morphable.model import MorphableModel, SurfacePoints
+from fit3d.morphable.model import MorphableModel, PartAnnotation, SurfacePoints
 from fit3d.observe.base import LandmarkLayout
 
 POSE_SIZE = 6
@@ -74,10 +74,10 @@ class FaceGeometry:
     """(V', 3): the vertices that the outer surface uses."""
     triangles: Tensor
     """(T, 3) int64 into `surface`."""
-    fixed_label: Tensor
-    """(T,) int64, see `PartAnnotation`."""
+    triangle_label: Tensor
+    """(T,) int64: the label of all points of a triangle, -1 where a border crosses it."""
     fields: Tensor
-    """(F, V') see `PartAnnotation`."""
+    """(V', F) see `PartAnnotation`."""
     field_labels: Tensor
     """(F,) int64."""
     landmarks: LinearPoints
@@ -122,8 +122,8 @@ class FaceGeometry:
             identity_count=count,
             surface=LinearPoints(mean[used], basis[used]),
             triangles=triangles.to(device),
-            fixed_label=annotation.fixed_label.to(device),
-            fields=annotation.fields.to(device, dtype)[:, used].contiguous(),
+            triangle_label=_triangle_labels(annotation).to(device),
+            fields=annotation.fields.to(device, dtype)[:, used].mT.contiguous(),
             field_labels=annotation.field_labels.to(device),
             landmarks=linear(embedding.points),
             sliding=embedding.sliding.to(device),
@@ -135,6 +135,18 @@ class FaceGeometry:
     @property
     def parameter_count(self) -> int:
         return self.surface.basis.shape[-1] + POSE_SIZE
+
+
+def _triangle_labels(annotation: PartAnnotation) -> Tensor:
+    """(T,) int64: label of a whole triangle, -1 where a border crosses it.
+
+    A field that is the largest at all three corners is the largest everywhere between them; two fields of the same
+    label may have a third part between them.
+    """
+    largest = annotation.fields.argmax(0)[annotation.triangles]
+    uniform = (largest == largest[:, :1]).all(1)
+    by_field = torch.where(uniform, annotation.field_labels[largest[:, 0]], -1)
+    return torch.where(annotation.fixed_label >= 0, annotation.fixed_label, by_field)
 
 
 @dataclass(frozen=True)
