@@ -10,7 +10,7 @@ import torch
 from synthetic import synthetic_camera, synthetic_identity, synthetic_model
 
 from fit3d.camera import Camera
-from fit3d.config import FitConfig
+from fit3d.config import FitConfig, Loss
 from fit3d.morphable.model import MorphableModel
 from fit3d.observe.base import Backend, LandmarkLayout, Landmarks, Observation
 from fit3d.solve.adam import differentiable_energy
@@ -80,7 +80,9 @@ def test_normal_equations_equal_autograd(model: MorphableModel, statistics: tupl
     energy = differentiable_energy(objective, evaluation.at, at_rest)
     (gradient,) = torch.autograd.grad(energy, at_rest)
     assert evaluation.energy == pytest.approx(float(energy.detach()), rel=1e-9)
-    torch.testing.assert_close(2.0 * model_of_energy.gradient, gradient, rtol=1e-4, atol=1e-4 * float(gradient.norm()))
+    difference = float((2.0 * model_of_energy.gradient - gradient).norm() / gradient.norm())
+    # where two pixels are equally near, or equally far, either may carry the gradient; 'mean' knows no such choice
+    assert difference < (1e-6 if statistics == ("mean",) or not with_parts else 1e-2)
 
 
 def test_hessian_is_that_of_the_rows(model: MorphableModel) -> None:
@@ -162,15 +164,31 @@ def test_recovers_a_known_head(model: MorphableModel, layout: LandmarkLayout, ya
     at = truth(model, camera, seed=1, jawOpen=0.4)
     observation = look(model, camera, at, layout)
     fit = fit_observation(model, observation, camera.width, camera.height, camera.focal_px, FitConfig())
-    alone = fit_observation(
-        model, observation, camera.width, camera.height, camera.focal_px, FitConfig(loss="landmarks")
-    )
-    assert fit.part_iou["mean"] > 0.94
-    assert fit.part_iou["mean"] > alone.part_iou["mean"] - 0.005
+    assert fit.part_iou["mean"] > 0.95
     opened = float(fit.expression[model.expression_names.index("jawOpen")])
-    assert opened == pytest.approx(0.4, abs=0.15)
+    assert opened == pytest.approx(0.4, abs=0.1)
     turned = fit.camera.cam_from_world[:3, :3] @ camera.cam_from_world[:3, :3].mT
-    assert float(torch.rad2deg(torch.arccos(((turned.trace() - 1) / 2).clamp(-1, 1)))) < 3.0
+    assert float(torch.rad2deg(torch.arccos(((turned.trace() - 1) / 2).clamp(-1, 1)))) < 2.0
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_parts_mend_what_noisy_landmarks_spoil(model: MorphableModel, seed: int) -> None:
+    """With few landmarks of realistic noise, PRDL brings parts and vertices nearer to the truth."""
+    camera = synthetic_camera(yaw_deg=15)
+    at = truth(model, camera, seed=seed, jawOpen=0.3)
+    observation = look(model, camera, at, "ibug68", noise=4.0)
+    wanted = model.vertices(at.coefficients[: len(model.identity)], at.coefficients[len(model.identity) :])
+
+    def fitted(loss: Loss) -> tuple[float, float]:
+        config = FitConfig(loss=loss)
+        fit = fit_observation(model, observation, camera.width, camera.height, camera.focal_px, config)
+        error = (model.vertices(fit.identity.float(), fit.expression.float()) - wanted).norm(dim=1).mean()
+        return fit.part_iou["mean"], float(error)
+
+    overlap, error = fitted("prdl")
+    overlap_alone, error_alone = fitted("landmarks")
+    assert overlap > overlap_alone + 0.02
+    assert error < 1.05 * error_alone
 
 
 def test_energy_never_rises_and_bounds_hold(model: MorphableModel) -> None:
