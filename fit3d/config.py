@@ -41,9 +41,9 @@ class PrdlConfig:
     """Distances compared at each anchor: to the nearest, the furthest, and the mean over all points of a part."""
     part_weights: tuple[float, ...] = (2.0, 2.0, 1.0, 1.0, 1.0, 2.0, 2.0, 0.3)
     """Weight of each part of `labels.PRDL_PARTS`: small parts count more, skin, whose border hair hides, less."""
-    mean_anchors: int = 16
+    mean_anchors: int = 12
     """Anchors along each side for 'mean', which varies so slowly that a coarse grid tells all."""
-    mean_points: int = 256
+    mean_points: int = 128
     """Most points of a part that 'mean' averages, an even stride over all of them."""
 
 

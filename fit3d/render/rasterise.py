@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -66,6 +66,19 @@ def rasterise(
     return _fragments(nearest, winner, points_px, depth, triangles, height, width)
 
 
+def rasterise_front(points_px: Tensor, depth: Tensor, triangles: Tensor, height: int, width: int) -> Fragments:
+    """`rasterise` for triangles that run counter-clockwise from outside, without those turned away from the camera.
+
+    For surfaces of which only the outside can be seen; about twice as fast.
+    """
+    a, b, c = points_px[triangles].unbind(1)
+    u, v = b - a, c - a
+    front = torch.nonzero(u[:, 0] * v[:, 1] < u[:, 1] * v[:, 0]).squeeze(1)
+    fragments = rasterise(points_px, depth, triangles[front], height, width)
+    original = torch.cat([front, front.new_full((1,), -1)])  # -1, nothing, stays -1
+    return replace(fragments, triangle=original[fragments.triangle])
+
+
 def _draw(
     chosen: Tensor,
     count: Tensor,
@@ -80,26 +93,29 @@ def _draw(
     nothing: int,
 ) -> None:
     """Test every pixel of the boxes of `chosen` triangles and keep the nearest in `nearest` and `winner`."""
+    first = torch.cumsum(count, 0) - count
     owner = torch.repeat_interleave(torch.arange(chosen.numel(), device=chosen.device), count)
-    within = torch.arange(owner.numel(), device=chosen.device) - (torch.cumsum(count, 0) - count)[owner]
-    columns = size[chosen, 0].long()[owner]
-    x = low[chosen, 0].long()[owner] + within % columns
-    y = low[chosen, 1].long()[owner] + torch.div(within, columns, rounding_mode="floor")
-
-    # affine coefficients of the first two barycentrics per triangle: value = c0 + cx * x + cy * y
+    # one gather of all that a candidate needs to know of its triangle, which is what takes the time
     a, b, c = corner[chosen].unbind(1)
     inverse_area = 1.0 / area[chosen]
-    second = torch.stack([(c[:, 1] - a[:, 1]), -(c[:, 0] - a[:, 0])], 1) * inverse_area[:, None]
-    third = torch.stack([-(b[:, 1] - a[:, 1]), (b[:, 0] - a[:, 0])], 1) * inverse_area[:, None]
-    dx = x.to(corner.dtype) + 0.5 - a[owner, 0]
-    dy = y.to(corner.dtype) + 0.5 - a[owner, 1]
-    w1 = second[owner, 0] * dx + second[owner, 1] * dy
-    w2 = third[owner, 0] * dx + third[owner, 1] * dy
+    second = torch.stack([c[:, 1] - a[:, 1], a[:, 0] - c[:, 0]], 1) * inverse_area[:, None]
+    third = torch.stack([a[:, 1] - b[:, 1], b[:, 0] - a[:, 0]], 1) * inverse_area[:, None]
+    origin = low[chosen] + 0.5 - a  # from the first corner to the centre of the box's first pixel
+    inverse_z = 1.0 / z[chosen]
+    place = torch.stack([first, size[chosen, 0].long(), (low[chosen, 1] * width + low[chosen, 0]).long()], 1)
+    first_of, columns, corner_pixel = place[owner].unbind(1)
+    within = torch.arange(owner.numel(), device=chosen.device) - first_of
+    row = torch.div(within, columns, rounding_mode="floor")
+    column = within - row * columns
+    d, v, w = torch.cat([origin, second, third], 1)[owner].view(-1, 3, 2).unbind(1)
+    dx, dy = column + d[:, 0], row + d[:, 1]
+    w1 = v[:, 0] * dx + v[:, 1] * dy
+    w2 = w[:, 0] * dx + w[:, 1] * dy
     w0 = 1.0 - w1 - w2
-    inside = (w0 >= 0) & (w1 >= 0) & (w2 >= 0)
-    owner, pixel = owner[inside], (y * width + x)[inside]
-    inverse_z = (1.0 / z[chosen])[owner]
-    at_depth = 1.0 / (w0[inside] * inverse_z[:, 0] + w1[inside] * inverse_z[:, 1] + w2[inside] * inverse_z[:, 2])
+    inside = torch.nonzero((w0 >= 0) & (w1 >= 0) & (w2 >= 0)).squeeze(1)
+    owner, pixel = owner[inside], (corner_pixel + row * width + column)[inside]
+    weights = torch.stack([w0[inside], w1[inside], w2[inside]], 1)
+    at_depth = 1.0 / (weights * inverse_z[owner]).sum(1)
     closest = nearest.scatter_reduce(0, pixel, at_depth, "amin", include_self=True)
     # pixels whose depth this run improved forget their former triangle
     winner[closest < nearest] = nothing

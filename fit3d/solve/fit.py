@@ -16,7 +16,7 @@ from fit3d.errors import ObservationError
 from fit3d.metrics import landmark_nme, part_iou
 from fit3d.morphable.model import MorphableModel
 from fit3d.observe.base import LandmarkLayout, Observation
-from fit3d.render.rasterise import rasterise
+from fit3d.render.rasterise import rasterise_front
 from fit3d.solve.adam import STEPS_PER_ITERATION, minimise_adam
 from fit3d.solve.levenberg_marquardt import minimise, minimise_rough
 from fit3d.solve.objective import Evaluation, Objective, surface_labels
@@ -176,20 +176,18 @@ def _nearest_rotation(matrix: Tensor) -> Tensor:
 
 def visible_parts(geometry: FaceGeometry, at: Parameters, camera: Camera) -> np.ndarray:
     """(H, W) uint8: part labels of the fitted surface at the photo's size; background where there is no model."""
-    positions = geometry.surface.at(at.coefficients).cpu()
-    cam = camera.to_cam(positions)
-    px = camera.project(positions)
-    corner = px[geometry.triangles.cpu().unique()]
-    left, top = (int(v) for v in corner.amin(0).floor().clamp(min=0))
-    right = min(int(corner[:, 0].max()) + 1, camera.width)
-    bottom = min(int(corner[:, 1].max()) + 1, camera.height)
+    positions = geometry.surface.at(at.coefficients)
+    cam, px = camera.to_cam(positions), camera.project(positions)
+    low, high = px.amin(0), px.amax(0)
+    left, top = (int(v) for v in low.floor().clamp(min=0))
+    right, bottom = min(int(high[0]) + 1, camera.width), min(int(high[1]) + 1, camera.height)
     parts = np.full((camera.height, camera.width), labels.BACKGROUND, dtype=np.uint8)
     if right <= left or bottom <= top:
         return parts
-    fragments = rasterise(
-        px - px.new_tensor([left, top]), cam[:, 2], geometry.triangles.cpu(), bottom - top, right - left
+    fragments = rasterise_front(
+        px - px.new_tensor([left, top]), cam[:, 2], geometry.triangles, bottom - top, right - left
     )
-    parts[top:bottom, left:right] = surface_labels(geometry, fragments).to(torch.uint8).numpy()
+    parts[top:bottom, left:right] = surface_labels(geometry, fragments).to(torch.uint8).cpu().numpy()
     return parts
 
 

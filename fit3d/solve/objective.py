@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from fit3d.config import FitConfig
 from fit3d.energy.landmarks import landmark_energy, landmark_weights, slide
 from fit3d.energy.prdl import PixelSet, Seen, pixel_centres, pixel_sets, see_furthest, see_mean, see_nearest
 from fit3d.energy.prior import prior_precision
-from fit3d.render.rasterise import Fragments, rasterise
+from fit3d.render.rasterise import Fragments, rasterise_front
 from fit3d.solve.problem import FaceGeometry, LinearPoints, Parameters, Projected, jacobian, project
 from fit3d.solve.quadratic import Quadratic
 from fit3d.targets import PartTarget, Targets, part_masks
@@ -86,10 +86,9 @@ class Objective:
         """Rasterise the outer surface in the crop: fragments, and the part label (R, R) int64 of each pixel."""
         projected = project(self.geometry.surface.at(at.coefficients), at)
         resolution = self.targets.crop.resolution
-        front = facing(projected.px, self.geometry.triangles)
-        fragments = rasterise(projected.px, projected.cam[:, 2], self.geometry.triangles[front], resolution, resolution)
-        whole = torch.cat([front, front.new_full((1,), -1)])  # so that -1, nothing, stays -1
-        fragments = replace(fragments, triangle=whole[fragments.triangle])
+        fragments = rasterise_front(
+            projected.px, projected.cam[:, 2], self.geometry.triangles, resolution, resolution
+        )
         return fragments, surface_labels(self.geometry, fragments)
 
     def _see_parts(self, sets: tuple[PixelSet, ...], points: tuple[SetPoints, ...]) -> tuple[SeenPart, ...]:
@@ -214,13 +213,6 @@ class Evaluation:
     @property
     def energy(self) -> float:
         return sum(self.terms.values())
-
-
-def facing(px: Tensor, triangles: Tensor) -> Tensor:
-    """Indices of the triangles (T, 3) that turn their outside to the camera, from projected vertices (V, 2)."""
-    a, b, c = px[triangles].unbind(1)
-    u, v = b - a, c - a
-    return torch.nonzero(u[:, 0] * v[:, 1] < u[:, 1] * v[:, 0]).squeeze(1)
 
 
 def surface_labels(geometry: FaceGeometry, fragments: Fragments) -> Tensor:
