@@ -27,6 +27,8 @@ from fit3d.targets import Targets, make_targets
 
 LANDMARK_ITERATIONS = 20
 """Most Levenberg-Marquardt steps of the landmark stage."""
+PARTS_RASTER_LIMIT = 1536
+"""Longest side, px, at which the fitted parts are drawn; a larger head's label image is enlarged from it."""
 
 
 def fit_observation(
@@ -175,19 +177,25 @@ def _nearest_rotation(matrix: Tensor) -> Tensor:
 
 
 def visible_parts(geometry: FaceGeometry, at: Parameters, camera: Camera) -> np.ndarray:
-    """(H, W) uint8: part labels of the fitted surface at the photo's size; background where there is no model."""
+    """(H, W) uint8: part labels of the fitted surface at the photo's size; background where there is no model.
+
+    A head that fills more than `PARTS_RASTER_LIMIT` px is drawn at that size and enlarged.
+    """
     positions = geometry.surface.at(at.coefficients)
     cam, px = camera.to_cam(positions), camera.project(positions)
-    low, high = px.amin(0), px.amax(0)
-    left, top = (int(v) for v in low.floor().clamp(min=0))
-    right, bottom = min(int(high[0]) + 1, camera.width), min(int(high[1]) + 1, camera.height)
+    left, top = (int(v) for v in px.amin(0).floor().clamp(min=0))
+    right, bottom = (min(int(v) + 1, size) for v, size in zip(px.amax(0), (camera.width, camera.height), strict=True))
     parts = np.full((camera.height, camera.width), labels.BACKGROUND, dtype=np.uint8)
     if right <= left or bottom <= top:
         return parts
+    reduction = max(1.0, max(right - left, bottom - top) / PARTS_RASTER_LIMIT)
+    height, width = round((bottom - top) / reduction), round((right - left) / reduction)
+    scale = px.new_tensor([width / (right - left), height / (bottom - top)])
     fragments = rasterise_front(
-        px - px.new_tensor([left, top]), cam[:, 2], geometry.triangles, bottom - top, right - left
+        (px - px.new_tensor([left, top])) * scale, cam[:, 2], geometry.triangles, height, width
     )
-    parts[top:bottom, left:right] = surface_labels(geometry, fragments).to(torch.uint8).cpu().numpy()
+    drawn = surface_labels(geometry, fragments).to(torch.uint8).cpu().numpy()
+    rows = ((np.arange(bottom - top) + 0.5) * height / (bottom - top)).astype(int)
+    columns = ((np.arange(right - left) + 0.5) * width / (right - left)).astype(int)
+    parts[top:bottom, left:right] = drawn[rows[:, None], columns[None, :]]
     return parts
-
-
