@@ -12,7 +12,8 @@ The file is JSON, so that it can be read and edited:
     openings        by part name ('right_eye', 'left_eye', 'inner_mouth'), `upper` and `lower`: the rims that the
                     part's patch spans, vertex ids from the person's right to left, both with the shared corners
     surface         ids of the model's faces that can be seen from outside, without eyeballs and mouth cavity
-    landmarks       by layout, `vertices` and `weights` (N, 3); `sliding` (S); `path_vertices` and `path_weights` (S, C, 3)
+    landmarks       by layout, `vertices` and `weights` (N, 3); `sliding` (S) and the places on these landmarks' paths,
+                    `path_vertices` and `path_weights` (S, C, 3)
 """
 
 from __future__ import annotations
@@ -123,7 +124,9 @@ def _landmarks(content: dict[str, Any], layout: LandmarkLayout, vertex_count: in
     entry = content["landmarks"][layout]
     points = _surface_points(entry["vertices"], entry["weights"], vertex_count, layout)
     if points.vertices.shape != (LANDMARK_COUNTS[layout], 3):
-        raise ValueError(f"{layout} has shape {tuple(points.vertices.shape)}, expected {LANDMARK_COUNTS[layout]} points")
+        raise ValueError(
+            f"{layout} has shape {tuple(points.vertices.shape)}, expected {LANDMARK_COUNTS[layout]} points"
+        )
     sliding = _ids(entry["sliding"], LANDMARK_COUNTS[layout], f"{layout} sliding")
     paths = _surface_points(entry["path_vertices"], entry["path_weights"], vertex_count, f"{layout} paths")
     if sliding.ndim != 1 or paths.vertices.ndim != 3 or paths.vertices.shape[0] != sliding.shape[0]:
