@@ -104,7 +104,7 @@ def load_photo(path: str | Path, pixel_limit: int = PIXEL_LIMIT) -> Photo:
 
     The focal length comes from EXIF's 35 mm equivalent, `f_px = f_35mm / 43.27 mm * diagonal_px`, else from the focal
     length and the resolution of the sensor. It stays None where these are absent or absurd, and where EXIF's own image
-    size has another aspect ratio than the pixels, because then the photo was cropped and its principal point is unknown.
+    size has another aspect ratio than the pixels, because then the photo was cropped.
 
     Args:
         path: file to read.
@@ -120,7 +120,8 @@ def load_photo(path: str | Path, pixel_limit: int = PIXEL_LIMIT) -> Photo:
         with open(name, "rb") as file:
             return _decode(name, file, pixel_limit)
     except OSError as error:
-        raise _unreadable(name, f"cannot be read ({error.strerror or error}); check the file and its permissions") from error
+        reason = error.strerror or error
+        raise _unreadable(name, f"cannot be read ({reason}); check the file and its permissions") from error
 
 
 def _check_is_file(name: str) -> None:
@@ -142,7 +143,7 @@ def _check_is_file(name: str) -> None:
 def _decode(name: str, file: BinaryIO, pixel_limit: int) -> Photo:
     """Everything that asks Pillow; no exception or warning of Pillow leaves this function."""
     notes: list[str] = []
-    with _quiet_pillow():
+    with quiet_pillow():
         image = _open(name, file)
         _check_size(name, image.width, image.height, pixel_limit)
         try:
@@ -166,7 +167,7 @@ def _decode(name: str, file: BinaryIO, pixel_limit: int) -> Photo:
 
 
 @contextmanager
-def _quiet_pillow() -> Iterator[None]:
+def quiet_pillow() -> Iterator[None]:
     """Pillow without warnings, and without its own pixel limit in place of ours."""
     with _pillow_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -186,7 +187,7 @@ def _open(name: str, file: BinaryIO) -> Image.Image:
     if kind == "HEIC":
         _register_heif_reader()
     Image.init()
-    known = [name_ for name_ in FORMATS if name_ in Image.OPEN]
+    known = [format_ for format_ in FORMATS if format_ in Image.OPEN]
     try:
         return Image.open(file, formats=known)
     except UnidentifiedImageError as error:
@@ -345,7 +346,7 @@ def _read_exif(image: Image.Image) -> tuple[dict[str, str | float | int], dict[i
         value = main.get(tag)
         if isinstance(value, str) and value.strip("\0 "):
             entries[name] = "".join(c for c in value.strip("\0 ") if c.isprintable())
-    orientation = main.get(_TAG_ORIENTATION)
+    orientation: Any = main.get(_TAG_ORIENTATION)
     if orientation in range(1, 9):
         entries["Orientation"] = int(orientation)
     for name, tag in (("FocalLength", _TAG_FOCAL_LENGTH), ("FocalLengthIn35mmFilm", _TAG_FOCAL_LENGTH_35MM)):

@@ -33,7 +33,7 @@ from mediapipe.python.solution_base import SolutionBase
 from mediapipe.python.solutions.face_detection import FaceDetection
 
 from fit3d.errors import ObservationError
-from fit3d.observe.base import LANDMARK_COUNTS, Backend, Landmarks
+from fit3d.observe.base import Backend, Landmarks
 from fit3d.photo import Photo
 
 MESH_RESOLUTION = 192
@@ -63,7 +63,15 @@ on in tiles: groups of people."""
 MIN_TILE_PX = 256
 """Tiles get no smaller than this: the full range detector sees faces of a twentieth of its view."""
 
-_OUTER_EYE_RIGHT, _OUTER_EYE_LEFT, _FOREHEAD, _CHIN = 33, 263, 10, 152
+LOOKS_SCALE_TURN = ((1.0, 0.06), (1.0, -0.06), (0.96, 0.0), (1.04, 0.0))
+"""Relative size and turn, radians, of the squares whose points are averaged: halves how far points move when the same
+face lies elsewhere in the photo or has another size."""
+WIDER_LOOK = 1.15
+"""A wider square tells whether the mouth opens further than the points say."""
+GAPING = 0.025
+"""It does if it opens by this much more, in heights of the face; other faces stay below 0.015."""
+
+_OUTER_EYE_RIGHT, _OUTER_EYE_LEFT, _FOREHEAD, _CHIN, _UPPER_LIP, _LOWER_LIP = 33, 263, 10, 152, 13, 14
 
 _SCORE_STREAM = "facelandmarkcpu__face_presence_score"
 _MESH_GRAPH = """
@@ -188,11 +196,10 @@ class MediapipeLandmarks:
         with self._lock:
             faces = self._search(_Pyramid(photo.pixels))
         faces.sort(key=lambda face: -face[0].side)
-        for _, points in faces:
-            if points.shape != (LANDMARK_COUNTS["mediapipe478"], 2) or not np.isfinite(points).all():
-                raise ObservationError(
-                    f"{photo.path}: mediapipe returned landmarks that are not numbers; try another detector (--landmarks)."
-                )
+        if not all(np.isfinite(points).all() for _, points in faces):
+            raise ObservationError(
+                f"{photo.path}: mediapipe returned landmarks that are not numbers; try another detector (--landmarks)."
+            )
         return [Landmarks("mediapipe478", points, self.backend) for _, points in faces]
 
     def _search(self, pyramid: _Pyramid) -> list[tuple[_Square, np.ndarray]]:
@@ -277,18 +284,43 @@ class MediapipeLandmarks:
                 moved = float(np.linalg.norm(again - points, axis=1).mean()) / square.side
                 points = again
             if confidence >= FACE_CONFIDENCE and moved < AGREEMENT and self._detected_again(pyramid, square):
-                return square, points
+                return square, self._refined(pyramid, square, points)
         return None
 
+    def _refined(self, pyramid: _Pyramid, square: _Square, points: np.ndarray) -> np.ndarray:
+        """Mean points (478, 2) of several looks at a settled face.
+
+        A mouth may gape so far that the chin lies outside what the network expects. Then the points have settled on a
+        face that ends within the mouth; a wider square shows the mouth far more open, and is taken instead.
+        """
+        wider, confidence = self._run_mesh(pyramid, square.scaled(WIDER_LOOK))
+        height = float(np.linalg.norm(points[_CHIN] - points[_FOREHEAD]))
+        gained = float(np.linalg.norm(wider[_LOWER_LIP] - wider[_UPPER_LIP]))
+        gained -= float(np.linalg.norm(points[_LOWER_LIP] - points[_UPPER_LIP]))
+        if confidence >= FACE_CONFIDENCE and gained > GAPING * height:
+            square = square.scaled(WIDER_LOOK)
+        looks = [
+            _Square(square.x, square.y, scale * square.side, square.turn + turn) for scale, turn in LOOKS_SCALE_TURN
+        ]
+        return np.mean([self._run_mesh(pyramid, look)[0] for look in looks], axis=0)
+
     def _detected_again(self, pyramid: _Pyramid, square: _Square) -> bool:
-        """Whether the short range detector, looking at the square and its surroundings, finds this face first."""
-        for view in (square, square.scaled(1.5)):
-            confidence, found = max(
-                self._propose(pyramid, view, "short"), key=lambda proposal: proposal[0], default=(0.0, square)
-            )
-            if confidence >= DETECTED_AGAIN and found.agrees(square):
-                return True
-        return False
+        """Whether the short range detector, looking again at the square and its surroundings, sees this very face.
+
+        Points of an upside-down face may settle with the eyes on its eyes and the mouth on its forehead. Then the
+        detector is surer of the face it sees with the square turned round.
+        """
+        around = square.scaled(1.5)
+        upside_down = _Square(around.x, around.y, around.side, around.turn + math.pi)
+        (confidence, found), (wider_confidence, wider_found), (opposite_confidence, _) = (
+            max(self._propose(pyramid, view, "short"), key=lambda proposal: proposal[0], default=(0.0, view))
+            for view in (square, around, upside_down)
+        )
+        if opposite_confidence > max(confidence, wider_confidence):
+            return False
+        return (confidence >= DETECTED_AGAIN and found.agrees(square)) or (
+            wider_confidence >= DETECTED_AGAIN and wider_found.agrees(square)
+        )
 
     def _run_mesh(self, pyramid: _Pyramid, square: _Square) -> tuple[np.ndarray, float]:
         """One pass of the mesh network: points (478, 2), photo px, and its confidence that this is a face."""

@@ -1,0 +1,67 @@
+"""One look at a photo: its faces, each with landmarks and part labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from fit3d.errors import NoFaceError, ObservationError
+from fit3d.labels import PART_NAMES
+from fit3d.observe.base import LANDMARK_COUNTS, FaceParser, Landmarks, Observation
+from fit3d.observe.label_image import LabelImage
+from fit3d.observe.registry import face_parser, landmark_detector
+from fit3d.photo import Photo
+
+MOST_MISSING = 0.5
+"""A face with a larger share of missing landmarks than this cannot be fitted."""
+
+
+def observe(
+    photo: Photo, landmarks: str = "mediapipe", parser: str = "contours", parts_file: str | Path | None = None
+) -> list[Observation]:
+    """Observations of all faces of a photo, largest face first.
+
+    Args:
+        photo: what to look at.
+        landmarks: name of a landmark detector, one of `LANDMARK_DETECTORS`.
+        parser: name of a face parser, one of `FACE_PARSERS`; not used where `parts_file` is given.
+        parts_file: the user's own label image, see `read_label_image`.
+
+    Raises:
+        NoFaceError: the detector found no face.
+        LabelImageError: `parts_file` does not belong to the photo.
+        ObservationError: a backend returned something unusable.
+        UsageError: unknown name, or a package is missing.
+    """
+    detector = landmark_detector(landmarks)
+    labeller: FaceParser = face_parser(parser) if parts_file is None else LabelImage(parts_file)
+    faces = detector.detect(photo)
+    if not faces:
+        raise NoFaceError(
+            f"{photo.path}: no face found ({detector.backend.name}, searched at all sizes and turns); "
+            "give a photo that shows the face larger, sharper or less hidden."
+        )
+    return [_observation(photo, face, labeller) for face in faces]
+
+
+def _observation(photo: Photo, landmarks: Landmarks, parser: FaceParser) -> Observation:
+    """The labels added to one face; what both backends returned is checked here, once for all of them."""
+    points = landmarks.points_px
+    missing = np.isnan(points).any(axis=-1)
+    if (
+        points.shape != (LANDMARK_COUNTS[landmarks.layout], 2)
+        or np.isinf(points).any()
+        or missing.mean() > MOST_MISSING
+    ):
+        raise ObservationError(
+            f"{photo.path}: {landmarks.backend.name} returned unusable landmarks (shape {points.shape}, "
+            f"{int(missing.sum())} missing); try another detector (--landmarks)."
+        )
+    parts = parser.parse(photo, landmarks)
+    if parts.shape != (photo.height, photo.width) or parts.dtype != np.uint8 or parts.max() >= len(PART_NAMES):
+        raise ObservationError(
+            f"{photo.path}: {parser.backend.name} returned an unusable label image (shape {parts.shape}, "
+            f"{parts.dtype}); try another parser (--parser)."
+        )
+    return Observation(landmarks, parts, parser.backend)

@@ -1,0 +1,74 @@
+"""Detectors and parsers by name. A backend's package is imported when its name is asked for, not before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from fit3d.errors import UsageError
+
+if TYPE_CHECKING:  # `fit3d --help` asks for the names and must not load numpy
+    from fit3d.observe.base import FaceParser, LandmarkDetector
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """Where a backend lives."""
+
+    module: str
+    class_name: str
+    extra: str | None = None
+    """The extra of the fit3d package that installs what it needs; None where fit3d itself needs it."""
+
+
+_LANDMARK_DETECTORS = {
+    "mediapipe": _Entry("fit3d.observe.mediapipe", "MediapipeLandmarks", "embedded"),
+}
+_FACE_PARSERS = {
+    "contours": _Entry("fit3d.observe.contours", "ContourParser"),
+}
+
+LANDMARK_DETECTORS: tuple[str, ...] = tuple(_LANDMARK_DETECTORS)
+"""Names that `landmark_detector` knows."""
+FACE_PARSERS: tuple[str, ...] = tuple(_FACE_PARSERS)
+"""Names that `face_parser` knows."""
+
+
+@cache
+def landmark_detector(name: str) -> LandmarkDetector:
+    """The landmark detector of that name, loaded once per process.
+
+    Raises:
+        UsageError: unknown name, or its package is not installed.
+    """
+    detector: LandmarkDetector = _load("landmark detector", _LANDMARK_DETECTORS, name)
+    return detector
+
+
+@cache
+def face_parser(name: str) -> FaceParser:
+    """The face parser of that name, loaded once per process.
+
+    Raises:
+        UsageError: unknown name, or its package is not installed.
+    """
+    parser: FaceParser = _load("face parser", _FACE_PARSERS, name)
+    return parser
+
+
+def _load(kind: str, entries: dict[str, _Entry], name: str) -> Any:
+    if name not in entries:
+        raise UsageError(f"Unknown {kind} {name!r}; choose one of {', '.join(entries)}.")
+    entry = entries[name]
+    try:
+        module = import_module(entry.module)
+    except ImportError as error:
+        if entry.extra is None or (error.name or "").startswith("fit3d"):
+            raise
+        raise UsageError(
+            f"The {kind} {name!r} needs a package that is missing ({error.name}); "
+            f'run: pip install "fit3d[{entry.extra}]"'
+        ) from error
+    return getattr(module, entry.class_name)()
