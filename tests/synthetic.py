@@ -49,9 +49,10 @@ MP_LIPS_INNER_LOWER = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308)
 MP_NOSE_RIDGE = (168, 6, 197, 195, 5, 4, 1)
 MP_NOSE_BASE = (48, 64, 98, 97, 2, 326, 327, 294, 278)
 # clockwise in a frontal photo, from the top of the forehead
-MP_OVAL = (10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377) + (
-    152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
-)  # fmt: skip
+MP_OVAL = (
+    *(10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377),
+    *(152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109),
+)
 MP_IRIS_RIGHT, MP_IRIS_LEFT = (468, 469, 470, 471, 472), (473, 474, 475, 476, 477)
 
 
@@ -69,7 +70,7 @@ class _Grid:
 
 def _angles(step_deg: float) -> tuple[np.ndarray, np.ndarray]:
     """Latitudes and longitudes in degrees, symmetric, denser in front."""
-    half = int(round(72.0 / step_deg))
+    half = round(72.0 / step_deg)
     front = np.arange(-half, half + 1) * step_deg
     back = np.linspace(front[-1], 360.0 + front[0], 12)[1:-1]
     latitude = np.concatenate([np.arange(-20, 17) * 3.0, [60.0, 70.0, 80.0]])
@@ -136,7 +137,7 @@ def synthetic_model(step_deg: float = 3.0) -> MorphableModel:
                     mover = vertex if away == 0 else int(table[row + int(direction) * away, column])
                     points[mover] = points[mover] + np.array([0.0, direction * half * 0.6**away, 0.0])
         corner = int(index[row, last])
-        rims[name] = (top + [corner], bottom + [corner])
+        rims[name] = ([*top, corner], [*bottom, corner])
         return row
 
     slit("right_eye", -EYE_X - 0.0145, -EYE_X + 0.0145, 0.0, 0.011)
@@ -188,8 +189,9 @@ def synthetic_model(step_deg: float = 3.0) -> MorphableModel:
             [
                 head_uv(int(index[-1, col]), rows - 1, col),
                 head_uv(int(index[-1, (col + 1) % columns]), rows - 1, col + 1),
+                head_uv(pole, rows, col),
+                -1,
             ]
-            + [head_uv(pole, rows, col), -1]
             for col in range(columns)
         ]
     )

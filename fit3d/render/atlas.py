@@ -8,7 +8,7 @@ import numpy as np
 from scipy import sparse
 from scipy.spatial import cKDTree
 
-from fit3d.labels import BACKGROUND, HAIR, OTHER
+from fit3d.labels import OTHER
 from fit3d.morphable.model import MorphableModel
 
 PADDING = 12
@@ -38,12 +38,12 @@ class Atlas:
     """(M,) int64: which of the N texels each takes its colour from."""
     mirror: np.ndarray
     """(V,) int64: the vertex at the mirrored place; -1 where the model has none."""
-    beside_face: np.ndarray
-    """(V,) float32: 1 on ears, neck and scalp, 0 on the face, by the model's part annotation."""
+    label: np.ndarray
+    """(V,) uint8: the part of each vertex by the model's annotation, 'other' away from the face."""
     inner_mouth: np.ndarray
     """(V,) bool: vertices of the mouth cavity."""
     edges: np.ndarray
-    """(E, 2) int32: vertex ids of the mesh edges."""
+    """(E, 2) int32: vertex ids of the mesh edges, without the diagonals of quads."""
 
 
 def make_atlas(model: MorphableModel, size: int) -> Atlas:
@@ -64,8 +64,7 @@ def make_atlas(model: MorphableModel, size: int) -> Atlas:
     )
     inner_vertex = _inner_vertices(model)
     padding, padding_source = _padding(texels, size)
-    sides = np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]])
-    edges = np.unique(np.sort(sides, axis=1), axis=0).astype(np.int32)
+    edges = _edges(model.faces)
     return Atlas(
         size=size,
         texels=texels,
@@ -75,7 +74,7 @@ def make_atlas(model: MorphableModel, size: int) -> Atlas:
         padding=padding,
         padding_source=padding_source,
         mirror=_mirror(model.mean.double().numpy(), edges),
-        beside_face=_beside_face(model),
+        label=_vertex_labels(model),
         inner_mouth=_of_mouth(model, inner_vertex),
         edges=edges,
     )
@@ -85,6 +84,15 @@ def triangulate(faces: np.ndarray) -> np.ndarray:
     """(T, 3) int64 triangles of quads (F, 4), in the order of `MorphableModel.triangles`."""
     quads = faces[faces[:, 3] >= 0]
     return np.concatenate([faces[:, :3], quads[:, [0, 2, 3]]]).astype(np.int64)
+
+
+def _edges(faces: np.ndarray) -> np.ndarray:
+    """(E, 2) int32, each side of the faces (F, 4) once. Diagonals would make the two sides of a head differ."""
+    after = np.roll(faces, -1, axis=1)
+    triangle = faces[:, 3] < 0
+    after[triangle, 2] = faces[triangle, 0]
+    sides = np.stack([faces, after], -1).reshape(-1, 2)
+    return np.unique(np.sort(sides[(sides >= 0).all(1)], axis=1), axis=0).astype(np.int32)
 
 
 def _fill(corners_uv: np.ndarray, size: int) -> np.ndarray:
@@ -125,9 +133,15 @@ def _uv_weights(corners_uv: np.ndarray, texels: np.ndarray, size: int) -> np.nda
     x = ((texels % size + 0.5) / size).astype(np.float32)
     y = (1.0 - (texels // size + 0.5) / size).astype(np.float32)
     a, b, c = corners_uv[:, 0], corners_uv[:, 1], corners_uv[:, 2]
-    ux, uy, vx, vy, dx, dy = b[:, 0] - a[:, 0], b[:, 1] - a[:, 1], c[:, 0] - a[:, 0], c[:, 1] - a[:, 1], *(
-        x - a[:, 0],
-        y - a[:, 1],
+    ux, uy, vx, vy, dx, dy = (
+        b[:, 0] - a[:, 0],
+        b[:, 1] - a[:, 1],
+        c[:, 0] - a[:, 0],
+        c[:, 1] - a[:, 1],
+        *(
+            x - a[:, 0],
+            y - a[:, 1],
+        ),
     )
     area = ux * vy - uy * vx
     safe = np.where(area == 0.0, 1.0, area)
@@ -199,12 +213,13 @@ def head_object(model: MorphableModel) -> int:
     return model.objects.index("head") if "head" in model.objects else 0
 
 
-def _beside_face(model: MorphableModel) -> np.ndarray:
-    """(V,) float32: 1 where the largest part field is that of something beside the face."""
-    if len(model.annotation.field_labels) == 0:
-        return np.zeros(len(model.mean), np.float32)
-    best = model.annotation.field_labels[model.annotation.fields.argmax(0)].numpy()
-    return np.isin(best, (BACKGROUND, HAIR, OTHER)).astype(np.float32)
+def _vertex_labels(model: MorphableModel) -> np.ndarray:
+    """(V,) uint8: the label of each vertex's largest part field; 'other' off the annotated surface."""
+    labels = np.full(len(model.mean), OTHER, np.uint8)
+    surface = np.unique(model.annotation.triangles[model.annotation.fixed_label < 0].numpy())
+    best = model.annotation.fields.argmax(0)[surface]
+    labels[surface] = model.annotation.field_labels[best].numpy()
+    return labels
 
 
 def _of_mouth(model: MorphableModel, inner_vertex: np.ndarray) -> np.ndarray:

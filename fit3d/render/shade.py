@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from fit3d.camera import CAM_FROM_FRONTAL_WORLD, Camera
 from fit3d.render.rasterise import Fragments, rasterise
+from fit3d.render.visibility import faces_camera
 
 CLAY = (0.80, 0.77, 0.74)
 """Colour of the clay, sRGB in [0, 1]."""
@@ -21,8 +22,8 @@ SUPERSAMPLING = 2
 
 # Direction towards the light in the camera frame (x right, y down, z forward) and strength: a key light from the upper
 # left, a weak fill from the right, a rim from behind and above, so that the form reads and no side is black.
-_LIGHTS = (((-0.5, -0.6, -0.9), 0.62), ((0.8, -0.1, -0.7), 0.20), ((0.2, -0.9, 0.5), 0.22))
-_AMBIENT = 0.16
+_LIGHTS = (((-0.75, -0.75, -0.65), 0.72), ((0.9, -0.05, -0.55), 0.20), ((0.1, -0.8, 0.6), 0.16))
+_AMBIENT = 0.10
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,11 @@ def shade(
     seen = _look(cam, faces, camera)
     if seen is None:
         return np.zeros((camera.height, camera.width, 4), np.uint8)
+    # light is smooth on a smooth mesh: computed at the vertices, it costs next to nothing
+    light = _light(vertex_normals(cam, faces).float(), functional.normalize(cam.float(), dim=1))
     covered = seen.fragments.triangle >= 0
-    normal = _interpolate(seen, vertex_normals(cam, faces).float())
-    point = _interpolate(seen, cam.float())
-    light = _light(functional.normalize(normal, dim=-1), functional.normalize(point, dim=-1))
-    rgb = (light[:, None] * torch.tensor(colour) ** 2.2).clamp(0.0, 1.0) ** (1.0 / 2.2)
+    linear = _interpolate(seen, light[:, None]) * torch.tensor(colour) ** 2.2
+    rgb = linear.clamp(0.0, 1.0) ** (1.0 / 2.2)
     return _picture(seen, covered, rgb, camera)
 
 
@@ -104,7 +105,7 @@ def draw_textured(
     corners = torch.as_tensor(uv, dtype=torch.float32)[torch.as_tensor(uv_triangles, dtype=torch.int64)]
     at = (corners[seen.fragments.triangle[covered]] * seen.fragments.barycentric[covered][..., None]).sum(1)
     grid = torch.stack([2.0 * at[:, 0] - 1.0, 1.0 - 2.0 * at[:, 1]], -1)
-    image = torch.from_numpy(np.ascontiguousarray(texture)).permute(2, 0, 1)[None].float() / 255.0
+    image = torch.tensor(texture).permute(2, 0, 1)[None].float() / 255.0
     rgb = functional.grid_sample(image, grid[None, None], padding_mode="border", align_corners=False)[0, :, 0].T
     return _picture(seen, covered, rgb, camera)
 
@@ -148,7 +149,10 @@ def over(picture: np.ndarray, layer: np.ndarray, opacity: float = 1.0) -> np.nda
 
 
 def _look(cam: Tensor, triangles: Tensor, camera: Camera) -> _Seen | None:
-    """Rasterise the box of the picture that holds the mesh; None where it is out of sight. `cam` (V, 3) metres."""
+    """Rasterise the box of the picture that holds the mesh; None where it is out of sight. `cam` (V, 3) metres.
+
+    Triangles seen from behind are left out: on a closed surface they are hidden.
+    """
     front = cam[:, 2] > 0
     if not bool(front.any()):
         return None
@@ -160,13 +164,16 @@ def _look(cam: Tensor, triangles: Tensor, camera: Camera) -> _Seen | None:
     width, height = (high - low).tolist()
     if width == 0 or height == 0:
         return None
+    facing = torch.nonzero(faces_camera(px, triangles)).squeeze(1)
     fragments = rasterise(
         ((px - low) * SUPERSAMPLING).float(),
         cam[:, 2].float(),
-        triangles,
+        triangles[facing],
         height * SUPERSAMPLING,
         width * SUPERSAMPLING,
     )
+    found = fragments.triangle >= 0
+    fragments.triangle[found] = facing[fragments.triangle[found]]
     return _Seen(fragments, triangles, int(low[0]), int(low[1]))
 
 
@@ -178,9 +185,7 @@ def _interpolate(seen: _Seen, values: Tensor) -> Tensor:
 
 
 def _light(normal: Tensor, view: Tensor) -> Tensor:
-    """Linear light (N,) leaving a matt surface with a faint sheen; `view` points away from the camera."""
-    # what is seen from behind (the inside of the mouth) is lit as its front
-    normal = torch.where((normal * view).sum(1, keepdim=True) > 0, -normal, normal)
+    """Linear light (V,) leaving a matt surface with a faint sheen; `view` points away from the camera."""
     total = torch.full_like(normal[:, 0], _AMBIENT)
     for direction, strength in _LIGHTS:
         towards = functional.normalize(torch.tensor(direction), dim=0)

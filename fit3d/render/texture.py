@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from PIL import Image
-from scipy import sparse
+from scipy import ndimage, sparse
 from scipy.sparse.linalg import splu
 from torch import Tensor
 from torch.nn import functional
@@ -20,14 +20,20 @@ from fit3d.render.atlas import Atlas, head_object, make_atlas
 from fit3d.render.shade import vertex_normals
 from fit3d.render.visibility import DepthMap, depth_map
 
-GRAZING_COSINE, FULL_COSINE = 0.15, 0.5
+FACE_LABELS = tuple(range(RIGHT_EYE, INNER_MOUTH + 1))
+"""Labels of what belongs to a face: neither hair nor ears, neck or things in front."""
+
+GRAZING_COSINE, FULL_COSINE = 0.2, 0.55
 """Cosine between normal and view at which the photo begins to count and counts fully."""
 
-SKIN_MARGIN, EYE_MARGIN = 0.0025, 0.0004
+SKIN_MARGIN, EYE_MARGIN = 0.005, 0.0008
 """How far inside their region in the photo skin and eyes are trusted, metres."""
 
-NEIGHBOUR_COLOUR = 0.006
-"""Pull of unseen skin to the mean skin colour, per edge: colours run on for about ten edges beyond what is seen."""
+HAIRLINE = 0.010
+"""Within this distance of the face's border, metres, a pixel must also have the colour of skin to count as skin."""
+
+NEIGHBOUR_COLOUR = 0.02
+"""Pull of unseen skin to the mean skin colour, per edge: colours run on for about seven edges beyond what is seen."""
 
 FLAT_COLOUR = 0.6
 """The same for teeth, tongue and mouth cavity, which hardly take colour from their neighbours."""
@@ -35,13 +41,18 @@ FLAT_COLOUR = 0.6
 IRIS_ANGLE_DEG, PUPIL_ANGLE_DEG = 28.0, 9.0
 """Half angle of iris and pupil seen from the middle of the eyeball, degrees."""
 
+FEWEST_EYE_TEXELS = 20
+"""Texels of an eye that must be seen to tell its colours and where it looks."""
+
 DEFAULT_SKIN = (0.78, 0.62, 0.54)
-SCLERA = (0.86, 0.83, 0.80)
+SCLERA = (0.80, 0.77, 0.74)
 IRIS = (0.34, 0.24, 0.17)
-TEETH = (0.82, 0.78, 0.70)
+TEETH = (0.76, 0.72, 0.65)
 MOUTH = (0.42, 0.18, 0.17)
 TONGUE = (0.62, 0.33, 0.32)
 """Colours of what is not seen, sRGB in [0, 1]."""
+
+_LUMA = np.array([0.3, 0.6, 0.1], np.float32)
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,7 @@ class _Source:
     """The part of the photo around the mesh, no finer than the texture, and where each kind of surface may be read."""
 
     image: Tensor
-    """(1, 6, h, w) float32: RGB in [0, 1], then trust in [0, 1] as skin, eye, mouth."""
+    """(1, 7, h, w) float32: RGB in [0, 1], then trust in [0, 1] as each kind of surface."""
     left: float
     top: float
     scale: float
@@ -93,7 +104,8 @@ def project_texture(
         (size, size, 3) uint8 sRGB.
     """
     atlas = atlas or make_atlas(model, size)
-    assert atlas.size == size and photo.shape[:2] == parts.shape == (camera.height, camera.width)
+    assert atlas.size == size
+    assert photo.shape[:2] == parts.shape == (camera.height, camera.width)
     vertices = vertices_world.detach().double().cpu()
     triangles = torch.as_tensor(model.triangles, dtype=torch.int64)
     cam = camera.to_cam(vertices)
@@ -115,7 +127,7 @@ def project_texture(
     kind = _kind(model, atlas, head)
 
     direct = _sample(atlas.from_vertices @ seen_by, kind, source, depth, camera)
-    base = _base_colours(direct, model, atlas, kind)
+    base, exposure = _base_colours(direct, model, atlas, kind)
     colours = atlas.from_vertices @ base
     rest = np.flatnonzero(direct.trust < 1.0)
     partner = np.where(atlas.mirror >= 0, atlas.mirror, 0)
@@ -125,23 +137,53 @@ def project_texture(
     lonely = across @ (atlas.mirror < 0).astype(np.float32)
     detail = other_side.rgb - across @ base[partner]
     colours[mirrored] += (other_side.trust * (1.0 - lonely))[:, None] * detail
-    _complete_eyes(colours, direct, vertices.numpy(), model, atlas)
+    _paint_eyes(colours, _eyeballs(vertices.numpy(), model, atlas, direct), exposure)
     colours += direct.trust[:, None] * (direct.rgb - colours)
     return _texture(colours, base, atlas)
 
 
+@dataclass(frozen=True)
+class _Eyeball:
+    """The n texels of one eyeball."""
+
+    texels: np.ndarray
+    """(n,) indices into the atlas's texels."""
+    towards: np.ndarray
+    """(n, 3) unit vectors from the middle of the ball to the texels, world."""
+    ahead: np.ndarray
+    """(3,) unit vector to the front pole, world."""
+    rgb: np.ndarray
+    """(n, 3) what the photo shows there."""
+    trust: np.ndarray
+    """(n,) as in `_Sample`."""
+
+    @property
+    def seen(self) -> np.ndarray:
+        """(n,) bool."""
+        return np.asarray(self.trust > 0.4)
+
+    def angle_deg(self, look: np.ndarray) -> np.ndarray:
+        """(n,) angle between the texels and the direction `look`, degrees."""
+        return np.asarray(np.degrees(np.arccos((self.towards @ look).clip(-1.0, 1.0))))
+
+
 # kinds of surface, the channel of `_Source.image` that says where each may be read is 3 + kind
-_SKIN, _EYE, _MOUTH = 0, 1, 2
+_FACE, _BESIDE, _EYE, _MOUTH = 0, 1, 2, 3
 
 
 def _kind(model: MorphableModel, atlas: Atlas, head: int) -> np.ndarray:
     """(N,) int64: which kind of surface each texel lies on."""
     by_object = np.array(
-        [_SKIN if k == head else _EYE if "eye" in name else _MOUTH for k, name in enumerate(model.objects)]
+        [_FACE if k == head else _EYE if "eye" in name else _MOUTH for k, name in enumerate(model.objects)]
     )
     kind = by_object[atlas.face_object]
-    cavity = (atlas.from_vertices @ atlas.inner_mouth.astype(np.float32)) > 0.99
-    kind[cavity & (atlas.face_object == head)] = _MOUTH
+    # ears, neck and scalp, and the cavity of the mouth
+    shares = atlas.from_vertices @ np.column_stack([~np.isin(atlas.label, FACE_LABELS), atlas.inner_mouth]).astype(
+        np.float32
+    )
+    skin = kind == _FACE
+    kind[skin & (shares[:, 0] > 0.5)] = _BESIDE
+    kind[skin & (shares[:, 1] > 0.99)] = _MOUTH
     return np.asarray(kind)
 
 
@@ -166,15 +208,20 @@ def _source(
         labels = np.asarray(Image.fromarray(labels).resize(shape, Image.Resampling.NEAREST))
 
     cells_per_metre = scale * camera.focal_px / float(np.median(seen_by[:, 2])) if front.any() else 1.0
-    face = (labels >= RIGHT_EYE) & (labels <= INNER_MOUTH)
+    face = np.isin(labels, FACE_LABELS)
     eye, mouth = (labels == RIGHT_EYE) | (labels == LEFT_EYE), labels == INNER_MOUTH
-    skin = face | _skin_coloured(pixels, labels)
+    likeness = _skin_likeness(pixels, (labels == SKIN) | (labels == NOSE), face, HAIRLINE * cells_per_metre)
+    beside = np.where(labels == OTHER, likeness, face)
+    # labels are no finer than a strand of hair: near the border the colour must be that of skin as well
+    face_skin = np.where(labels == SKIN, likeness, face)
     eye_trust = _soft(eye, EYE_MARGIN * cells_per_metre)
     mouth_trust = _soft(mouth, EYE_MARGIN * cells_per_metre)
     # the white of the eye and the teeth are not painted on lids and lips
-    skin_trust = _soft(skin, SKIN_MARGIN * cells_per_metre) * _soft(~(eye | mouth), EYE_MARGIN * cells_per_metre)
-    rgb = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float() / 255.0
-    image = torch.cat([rgb, torch.stack([skin_trust, eye_trust, mouth_trust])])[None]
+    no_opening = _soft(~(eye | mouth), EYE_MARGIN * cells_per_metre)
+    face_trust = _soft(face_skin, SKIN_MARGIN * cells_per_metre) * no_opening
+    beside_trust = _soft(np.maximum(face_skin, beside * (labels == OTHER)), SKIN_MARGIN * cells_per_metre) * no_opening
+    rgb = torch.tensor(pixels).permute(2, 0, 1).float() / 255.0
+    image = torch.cat([rgb, torch.from_numpy(np.stack([face_trust, beside_trust, eye_trust, mouth_trust]))])[None]
     return _Source(image, float(low[0]), float(low[1]), scale)
 
 
@@ -191,46 +238,52 @@ def _pixels_per_texel(seen_by: np.ndarray, atlas: Atlas, head: int) -> float:
     return float(np.quantile(step, 0.2))
 
 
-def _skin_coloured(pixels: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(h, w) bool: pixels labelled 'other' that have the colour of this person's skin: ears and neck, not cloth.
+def _skin_likeness(pixels: np.ndarray, skin: np.ndarray, face: np.ndarray, margin: float) -> np.ndarray:
+    """(h, w) float32: 1 deep inside the `face`, elsewhere how much a pixel has this person's skin colour.
 
-    Colour is compared without brightness (Mahalanobis distance of the chromaticity), and brightness by a wide margin.
+    Skin colour is a normal distribution of chromaticity and log brightness over the `skin` further than `margin` px
+    from the face's border; likeness falls from 1 to 0 between Mahalanobis distances of 2.2 and 3.2.
     """
-    other = labels == OTHER
-    sure = (labels == SKIN) | (labels == NOSE)
-    if not other.any() or sure.sum() < 50:
-        return np.zeros_like(other)
+    deep = _soft(face, margin) > 0.99
+    known = skin & deep
+    if known.sum() < 200:
+        return face.astype(np.float32)
 
     def features(rgb: np.ndarray) -> np.ndarray:
         total = rgb.sum(1, keepdims=True) + 1.0
         return np.concatenate([rgb[:, :2] / total, np.log(total) / 3.0], 1)
 
-    known = features(pixels[sure][:: max(int(sure.sum()) // 5000, 1)].astype(np.float32))
-    mean, covariance = known.mean(0), np.cov(known.T) + 1e-5 * np.eye(3)
-    away = features(pixels[other].astype(np.float32)) - mean
-    alike = np.zeros_like(other)
-    alike[other] = ((away @ np.linalg.inv(covariance)) * away).sum(1) < 9.0
-    return alike
+    sample = features(pixels[known][:: max(int(known.sum()) // 5000, 1)].astype(np.float32))
+    mean, covariance = sample.mean(0), np.cov(sample.T) + 1e-5 * np.eye(3)
+    likeness = np.ones(face.shape, np.float32)
+    rest = ~deep
+    away = features(pixels[rest].astype(np.float32)) - mean
+    distance = np.sqrt(((away @ np.linalg.inv(covariance)) * away).sum(1))
+    likeness[rest] = (3.2 - distance).clip(0.0, 1.0)
+    return likeness
 
 
-def _soft(mask: np.ndarray, margin: float) -> Tensor:
-    """(h, w) float32: 1 deep inside `mask`, falling to 0 before its border, about `margin` pixels from it.
+def _soft(mask: np.ndarray, margin: float) -> np.ndarray:
+    """(h, w) float32: 1 where `mask` in [0, 1] holds for `margin` px all around, falling to 0 at its border.
 
-    The picture's own border does not count as a border.
+    The picture's own border counts as a border: beyond it nothing is known.
     """
-    radius = max(round(margin), 1)
-    values = torch.from_numpy(mask.astype(np.float32))[None, None]
-    padded = functional.pad(values, (radius,) * 4, mode="replicate")
-    # separable erosion, then a box blur of the same width, which stays inside the mask
-    eroded = -functional.max_pool2d(-padded, (1, 2 * radius + 1), stride=1)
-    eroded = -functional.max_pool2d(-eroded, (2 * radius + 1, 1), stride=1)
-    padded = functional.pad(eroded, (radius,) * 4, mode="replicate")
-    blurred = functional.avg_pool2d(padded, (1, 2 * radius + 1), stride=1)
-    return functional.avg_pool2d(blurred, (2 * radius + 1, 1), stride=1)[0, 0]
+    radius = max(round(margin / 2.0), 1)
+    soft = mask.astype(np.float32)
+    # an erosion, then a box blur of the same width, which stays inside the mask
+    for axis in (0, 1):
+        soft = ndimage.minimum_filter1d(soft, 2 * radius + 1, axis=axis, mode="constant", cval=0.0)
+    for axis in (0, 1):
+        soft = ndimage.uniform_filter1d(soft, 2 * radius + 1, axis=axis, mode="constant", cval=0.0)
+    return np.asarray(soft)
 
 
 def _sample(at: np.ndarray, kind: np.ndarray, source: _Source, depth: DepthMap, camera: Camera) -> _Sample:
     """Read the photo at texels `at` (n, 4): homogeneous photo px, depth, cosine."""
+    # teeth and tongue lie in a hole and are rough: their slope says little
+    at = at.copy()
+    rough = (kind == _MOUTH) & (at[:, 3] > -0.5)
+    at[rough, 3] = np.maximum(at[rough, 3], FULL_COSINE)
     rgb, trust = np.zeros((len(at), 3), np.float32), np.zeros(len(at), np.float32)
     near = np.flatnonzero((at[:, 3] > GRAZING_COSINE) & (at[:, 2] > 1e-6))
     px = at[near, :2] / at[near, 2:3]
@@ -253,11 +306,12 @@ def _sample(at: np.ndarray, kind: np.ndarray, source: _Source, depth: DepthMap, 
     return _Sample(rgb, trust)
 
 
-def _base_colours(direct: _Sample, model: MorphableModel, atlas: Atlas, kind: np.ndarray) -> np.ndarray:
-    """(V, 3) float32: one smooth colour per vertex.
+def _base_colours(direct: _Sample, model: MorphableModel, atlas: Atlas, kind: np.ndarray) -> tuple[np.ndarray, float]:
+    """(V, 3) float32, one smooth colour per vertex, and by how much eyes and teeth are darkened to suit the photo.
 
-    Minimises, over the mesh's edges and vertices, sum |x_i - x_j|^2 + sum d_i |x_i - seen_i|^2 + sum p_i |x_i - prior_i|^2
-    with d_i the trust in the photo around vertex i, or a small share of that of its mirrored partner.
+    Minimises, over the mesh's edges ij and vertices i,
+    sum |x_i - x_j|^2 + sum d_i |x_i - seen_i|^2 + sum m_i |x_i - seen_mirrored_i|^2 + sum p_i |x_i - prior_i|^2,
+    with d_i the trust in the photo around vertex i and m_i a small share of that around its mirrored partner.
     """
     count = atlas.from_vertices.shape[1]
     few = np.arange(0, len(atlas.texels), 3)
@@ -266,104 +320,120 @@ def _base_colours(direct: _Sample, model: MorphableModel, atlas: Atlas, kind: np
     texels = np.maximum(np.asarray(weights.sum(0)).ravel(), 1e-6)
     seen = spread[:, :3] / np.maximum(spread[:, 3:], 1e-6)
     trust = spread[:, 3] / texels
-    on_skin = np.asarray(weights.T @ (kind[few] == _SKIN).astype(np.float32)).ravel() > 0.5 * texels
+    on_skin = np.asarray(weights.T @ (kind[few] <= _BESIDE).astype(np.float32)).ravel() > 0.5 * texels
     partner = np.where(atlas.mirror >= 0, atlas.mirror, 0)
     mirrored_trust = np.where(atlas.mirror >= 0, trust[partner], 0.0) * (1.0 - trust)
     mirrored_trust[~on_skin] = 0.0
 
-    skin = _skin_colour(seen, trust, on_skin & (atlas.beside_face == 0))
+    skin = _skin_colour(seen, trust * _vertex_area(model) * (atlas.label == SKIN))
+    exposure = math.sqrt(min(max(float(skin @ _LUMA) / float(np.dot(DEFAULT_SKIN, _LUMA)), 0.4), 1.0))
     prior = np.tile(skin, (count, 1))
     pull = np.full(count, NEIGHBOUR_COLOUR)
     for index, name in enumerate(model.objects):
         colour = SCLERA if "eye" in name else TONGUE if "tongue" in name else TEETH if "teeth" in name else None
         if colour is not None:
             ids = model.faces[model.face_objects == index]
-            prior[ids[ids >= 0]], pull[ids[ids >= 0]] = colour, FLAT_COLOUR
-    prior[atlas.inner_mouth], pull[atlas.inner_mouth] = MOUTH, FLAT_COLOUR
+            prior[ids[ids >= 0]], pull[ids[ids >= 0]] = np.multiply(exposure, colour), FLAT_COLOUR
+    prior[atlas.inner_mouth], pull[atlas.inner_mouth] = np.multiply(exposure, MOUTH), FLAT_COLOUR
 
     i, j = atlas.edges.T
-    data = 4.0 * trust
+    # squared, because what is seen at a slant or near hair is the darker for it
+    data = 4.0 * trust**2
     half = 0.25 * mirrored_trust
     degree = np.bincount(i, minlength=count) + np.bincount(j, minlength=count)
     ones = np.ones(len(i))
     neighbours = sparse.coo_matrix((ones, (i, j)), shape=(count, count))
     system = sparse.diags(degree + data + half + pull) - neighbours - neighbours.T
     right = data[:, None] * seen + half[:, None] * seen[partner] + pull[:, None] * prior
-    return np.asarray(splu(system.tocsc()).solve(right), np.float32).clip(0.0, 1.0)
+    return np.asarray(splu(system.tocsc()).solve(right), np.float32).clip(0.0, 1.0), exposure
 
 
-def _skin_colour(seen: np.ndarray, trust: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """(3,) the middle of the skin colours that are seen well; a default where hardly any is."""
-    good = among & (trust > 0.5)
-    if good.sum() < 20:
+def _skin_colour(seen: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """(3,) the weighted median of vertex colours `seen` (V, 3), by channel; a default where hardly any counts."""
+    good = np.flatnonzero(weight > 0.0)
+    if len(good) < 20:
         return np.asarray(DEFAULT_SKIN, np.float32)
-    return np.asarray(np.median(seen[good], axis=0), np.float32)
+    median = []
+    for channel in seen[good].T:
+        order = np.argsort(channel, kind="stable")
+        total = np.cumsum(weight[good][order])
+        median.append(channel[order][np.searchsorted(total, 0.5 * total[-1])])
+    return np.asarray(median, np.float32)
 
 
-def _complete_eyes(
-    colours: np.ndarray, direct: _Sample, vertices: np.ndarray, model: MorphableModel, atlas: Atlas
-) -> None:
-    """Paint white, iris and pupil on the eyeballs in `colours` (N, 3), in place, in the colours that the photo shows.
+def _vertex_area(model: MorphableModel) -> np.ndarray:
+    """(V,) area of the mean mesh around each vertex, square metres."""
+    triangles, mean = model.triangles, model.mean.double().numpy()
+    a, b, c = (mean[triangles[:, k]] for k in range(3))
+    area = np.linalg.norm(np.cross(b - a, c - a), axis=1) / 6.0
+    return np.bincount(triangles.ravel(), np.repeat(area, 3), len(mean))
 
-    The iris sits where the dark of the eye is seen; an eye that is not seen looks the way of the other, and without
-    either both look ahead.
-    """
-    balls = []
+
+def _eyeballs(vertices: np.ndarray, model: MorphableModel, atlas: Atlas, direct: _Sample) -> list[_Eyeball]:
+    """The model's eyeballs, as fitted to `vertices` (V, 3) and seen in the photo."""
+    rest = model.mean.double().numpy()
+    found = []
     for index, name in enumerate(model.objects):
-        if "eye" not in name:
-            continue
         ids = np.unique(model.faces[model.face_objects == index])
         ids = ids[ids >= 0]
-        if len(ids) == 0:
+        texels = np.flatnonzero(atlas.face_object == index)
+        if "eye" not in name or len(ids) == 0 or len(texels) == 0:
             continue
         middle = vertices[ids].mean(0)
-        texels = np.flatnonzero(atlas.face_object == index)
-        way = atlas.from_vertices[texels] @ (vertices - middle).astype(np.float32)
-        way /= np.maximum(np.linalg.norm(way, axis=1, keepdims=True), 1e-9)
-        rest = model.mean.double().numpy()
-        front = ids[np.argmax(rest[ids, 2])]
-        ahead = vertices[front] - middle
-        balls.append((texels, way, ahead / max(float(np.linalg.norm(ahead)), 1e-9)))
+        towards = atlas.from_vertices[texels] @ (vertices - middle).astype(np.float32)
+        towards /= np.maximum(np.linalg.norm(towards, axis=1, keepdims=True), 1e-9)
+        ahead = vertices[ids[np.argmax(rest[ids, 2])]] - middle
+        ahead = (ahead / max(float(np.linalg.norm(ahead)), 1e-9)).astype(np.float32)
+        found.append(_Eyeball(texels, towards, ahead, direct.rgb[texels], direct.trust[texels]))
+    return found
+
+
+def _paint_eyes(colours: np.ndarray, balls: list[_Eyeball], exposure: float) -> None:
+    """Paint white, iris and pupil on the eyeballs in `colours` (N, 3), in place, in the colours that the photo shows.
+
+    An eye of which too little is seen looks the way of the other, and without either both look ahead.
+    """
     if not balls:
         return
-    seen = [texels[direct.trust[texels] > 0.5] for texels, _, _ in balls]
-    together = direct.rgb[np.concatenate(seen)]
-    white, iris = np.asarray(SCLERA, np.float32), np.asarray(IRIS, np.float32)
+    rgb = np.concatenate([ball.rgb[ball.seen] for ball in balls])
+    white, iris = np.asarray(SCLERA, np.float32) * exposure, np.asarray(IRIS, np.float32)
     gaze: list[np.ndarray | None] = [None] * len(balls)
-    if len(together) >= 60:
-        light = together @ np.array([0.3, 0.6, 0.1], np.float32)
-        bright = float(np.quantile(light, 0.85))
-        white = 0.5 * white * min(bright / 0.83, 1.0) + 0.5 * np.median(together[light >= bright], axis=0)
-        dark = float(np.quantile(light, 0.1))
-        for k, (texels, way, ahead) in enumerate(balls):
-            visible = direct.trust[texels] > 0.5
-            if visible.sum() < 30:
-                continue
-            level = direct.rgb[texels[visible]] @ np.array([0.3, 0.6, 0.1], np.float32)
-            # lashes and the shadow of the lid are dark too, but lie far from the front pole
-            toward = way[visible]
-            weight = ((bright - level) / max(bright - dark, 1e-3) - 0.45).clip(0.0, 1.0)
-            weight *= (toward @ ahead > math.cos(math.radians(50.0))) * direct.trust[texels[visible]]
-            if weight.sum() > 0.03 * visible.sum():
-                centre = (weight[:, None] * toward).sum(0)
-                gaze[k] = centre / np.linalg.norm(centre)
-        rings = []
-        for (texels, way, _), look in zip(balls, gaze, strict=True):
-            if look is not None:
-                angle = np.degrees(np.arccos((way @ look).clip(-1.0, 1.0)))
-                ring = (angle > 1.3 * PUPIL_ANGLE_DEG) & (angle < 0.8 * IRIS_ANGLE_DEG)
-                rings.append(direct.rgb[texels[ring & (direct.trust[texels] > 0.5)]])
-        found = np.concatenate(rings) if rings else np.zeros((0, 3), np.float32)
-        if len(found) >= 20:
+    if len(rgb) >= FEWEST_EYE_TEXELS:
+        light = rgb @ _LUMA
+        # glints are brighter than the white of the eye, so take the middle of the bright half
+        white = np.median(rgb[(light >= np.quantile(light, 0.5)) & (light <= np.quantile(light, 0.95))], axis=0)
+        dark, bright = np.quantile(light, [0.1, 0.8])
+        gaze = [_gaze(ball, float(dark), float(bright)) for ball in balls]
+        rings = [
+            ball.rgb[ball.seen & (ball.angle_deg(look) > 1.3 * PUPIL_ANGLE_DEG)
+                     & (ball.angle_deg(look) < 0.8 * IRIS_ANGLE_DEG)]
+            for ball, look in zip(balls, gaze, strict=True)
+            if look is not None
+        ]  # fmt: skip
+        found = np.concatenate([*rings, np.zeros((0, 3), np.float32)])
+        if len(found) >= FEWEST_EYE_TEXELS:
             iris = np.median(found, axis=0)
     known = [look for look in gaze if look is not None]
-    for (texels, way, ahead), look in zip(balls, gaze, strict=True):
-        look = look if look is not None else known[0] if known else ahead
-        angle = np.degrees(np.arccos((way @ look).clip(-1.0, 1.0)))
+    for ball, look in zip(balls, gaze, strict=True):
+        angle = ball.angle_deg(look if look is not None else known[0] if known else ball.ahead)
         in_iris = ((IRIS_ANGLE_DEG + 1.5 - angle) / 3.0).clip(0.0, 1.0)[:, None]
         in_pupil = ((PUPIL_ANGLE_DEG + 1.0 - angle) / 2.0).clip(0.0, 1.0)[:, None]
         painted = white + in_iris * (iris - white)
-        colours[texels] = painted + in_pupil * (0.25 * iris - painted)
+        colours[ball.texels] = painted + in_pupil * (0.25 * iris - painted)
+
+
+def _gaze(ball: _Eyeball, dark: float, bright: float) -> np.ndarray | None:
+    """(3,) unit direction to the middle of the iris, the dark that is seen; None where too little is seen."""
+    if ball.seen.sum() < FEWEST_EYE_TEXELS:
+        return None
+    towards = ball.towards[ball.seen]
+    weight = ((bright - ball.rgb[ball.seen] @ _LUMA) / max(bright - dark, 1e-3) - 0.45).clip(0.0, 1.0)
+    # lashes and the shadow of the lid are dark too, but lie far from the front pole
+    weight *= (towards @ ball.ahead > math.cos(math.radians(50.0))) * ball.trust[ball.seen]
+    if weight.sum() < 0.03 * len(weight):
+        return None
+    middle = (weight[:, None] * towards).sum(0)
+    return np.asarray(middle / np.linalg.norm(middle))
 
 
 def _texture(colours: np.ndarray, base: np.ndarray, atlas: Atlas) -> np.ndarray:

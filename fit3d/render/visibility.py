@@ -61,6 +61,14 @@ class DepthMap:
         return share
 
 
+def faces_camera(points_px: Tensor, triangles: Tensor) -> Tensor:
+    """(T,) bool: which triangles (T, 3), counter-clockwise from outside, show their outer side, by their projected
+    vertices (V, 2)."""
+    a, b, c = points_px[triangles].unbind(1)
+    # y runs down in pixels, so what is counter-clockwise there has a negative area
+    return (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0]) < 0
+
+
 def depth_map(vertices_world: Tensor, triangles: Tensor, camera: Camera, resolution: int = 640) -> DepthMap:
     """Depth of a mesh seen by `camera`, `resolution` cells along the longer side of the mesh's box in the photo.
 
@@ -68,9 +76,6 @@ def depth_map(vertices_world: Tensor, triangles: Tensor, camera: Camera, resolut
     """
     cam = camera.to_cam(vertices_world.detach().double().cpu())
     points = px_from_cam(cam, camera.focal_px, camera.principal_px)
-    a, b, c = points[triangles].unbind(1)
-    # counter-clockwise from outside, and y runs down: seen from the front the signed area is negative
-    facing = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0]) < 0
     in_front = cam[:, 2] > 0
     if not bool(in_front.any()):
         return DepthMap(np.full((1, 1), np.inf, np.float32), 0.0, 0.0, 1.0, camera.focal_px)
@@ -79,5 +84,7 @@ def depth_map(vertices_world: Tensor, triangles: Tensor, camera: Camera, resolut
     high = points[in_front].amax(0).minimum(photo).maximum(low + 1)
     scale = resolution / float((high - low).max())
     width, height = (int(torch.ceil(side * scale)) for side in high - low)
-    fragments = rasterise(((points - low) * scale).float(), cam[:, 2].float(), triangles[facing], height, width)
+    fragments = rasterise(
+        ((points - low) * scale).float(), cam[:, 2].float(), triangles[faces_camera(points, triangles)], height, width
+    )
     return DepthMap(fragments.depth.numpy(), float(low[0]), float(low[1]), scale, camera.focal_px * scale)

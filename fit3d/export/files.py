@@ -1,0 +1,118 @@
+"""Writing files so that a reader never meets half of one, and choosing folder names."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image
+
+from fit3d.errors import UsageError
+
+LONGEST_STEM = 200
+"""Bytes of a stem in UTF-8: file systems allow 255 for a name, and suffixes such as '_overlay.jpg' need room."""
+
+_DEVICE_NAMES = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10))}
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full; free some space or choose another folder",
+    errno.EDQUOT: "the disk quota is used up; free some space or choose another folder",
+    errno.EACCES: "permission denied; choose a folder that you may write to",
+    errno.EPERM: "permission denied; choose a folder that you may write to",
+    errno.EROFS: "the disk is read-only; choose another folder",
+    errno.ENOTDIR: "a file stands where a folder is needed; choose another folder",
+    errno.EEXIST: "a file stands where a folder is needed; choose another folder",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+}
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
+    """Open `path` for writing bytes; it appears, whole, only when the block ends without an error.
+
+    The bytes go to a temporary file in the same folder, are forced to disk and then renamed; an older file at `path`
+    stays as it is until then. After an error the temporary file is gone.
+
+    Raises:
+        UsageError: the folder cannot be written to, or the disk is full.
+    """
+    path = Path(path)
+    with usage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".fit3d-{secrets.token_hex(8)}.part")
+        try:
+            with open(temporary, "xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def usage_errors(path: str | Path) -> Iterator[None]:
+    """Turn what the operating system says about writing `path` into a `UsageError` of one line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        reason = _REASONS.get(error.errno) or os.strerror(error.errno)
+        raise UsageError(f"cannot write {path}: {reason}") from error
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` as UTF-8 with line feeds, atomically."""
+    with atomic_write(path) as file:
+        file.write(text.encode("utf-8"))
+
+
+def write_image(path: str | Path, pixels: np.ndarray) -> None:
+    """Write (H, W), (H, W, 3) or (H, W, 4) uint8 `pixels` as PNG or JPEG, by the ending of `path`, atomically."""
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    with atomic_write(path) as file:
+        if Path(path).suffix.lower() == ".png":
+            # the default level of 6 takes three times as long for a few per cent
+            image.save(file, format="PNG", compress_level=3)
+        else:
+            image.save(file, format="JPEG", quality=92, subsampling=0)
+
+
+def output_folder(out: str | Path, stem: str, used: set[str]) -> Path:
+    """The folder `out/stem` of one photo, not made yet.
+
+    A stem that is in `used` already gets '-2', '-3', ...; the chosen name is added to `used`, which the caller keeps
+    for the photos of one call. Names that differ only in case count as the same, as some file systems take them so.
+    """
+    stem = safe_stem(stem)
+    name, number = stem, 1
+    while name.casefold() in used:
+        number += 1
+        name = f"{stem}-{number}"
+    used.add(name.casefold())
+    return Path(out) / name
+
+
+def safe_stem(stem: str) -> str:
+    """`stem` as a name that every file system takes and that stays inside its folder.
+
+    Characters that Windows forbids and control characters become '_'; so do leading dots; names of devices get a
+    '_' in front; the end is cut where it is too long; an empty name becomes 'photo'.
+    """
+    # undecodable bytes of file names reach Python as lone surrogates, which no text file can hold
+    stem = stem.encode("utf-8", "replace").decode("utf-8")
+    stem = re.sub(r'[<>:"/\\|?*\x00-\x1f\x7f]', "_", stem)
+    stem = re.sub(r"^\.+", lambda dots: "_" * len(dots.group()), stem)
+    stem = stem.encode("utf-8")[:LONGEST_STEM].decode("utf-8", "ignore").strip(" ").rstrip(".")
+    if stem.split(".")[0].casefold() in _DEVICE_NAMES:
+        stem = "_" + stem
+    return stem or "photo"

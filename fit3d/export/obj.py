@@ -1,0 +1,93 @@
+"""Wavefront OBJ and MTL: the fitted mesh with its quads, UVs and separate pieces.
+
+The files are written by hand: trimesh splits quads into triangles and duplicates the vertices along UV seams, meshio
+keeps quads but knows one UV per vertex and no objects, and animators need the model's own topology back.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from fit3d.export.files import write_text
+from fit3d.morphable.model import MorphableModel
+
+POSITION_DECIMALS = 7
+"""Decimals of a position in metres: a tenth of a micrometre."""
+UV_DECIMALS = 6
+
+
+def write_obj(path: str | Path, vertices: Tensor | np.ndarray, model: MorphableModel, mtl_name: str) -> None:
+    """Write a mesh of `model` with `vertices` (V, 3), world, metres, as OBJ.
+
+    Args:
+        path: ends in '.obj'.
+        vertices: positions.
+        model: gives faces, UVs and objects.
+        mtl_name: name of the material file in the same folder.
+    """
+    write_text(path, obj_text(vertices, model, mtl_name))
+
+
+def write_mtl(path: str | Path, texture_name: str) -> None:
+    """Write the material file that maps `texture_name`, an image in the same folder, onto the mesh."""
+    write_text(path, mtl_text(texture_name))
+
+
+def obj_text(vertices: Tensor | np.ndarray, model: MorphableModel, mtl_name: str) -> str:
+    """The text of `write_obj`: the same input always gives the same bytes."""
+    positions = np.asarray(vertices, np.float64)
+    assert positions.shape == tuple(model.mean.shape), (positions.shape, model.mean.shape)
+    if not np.isfinite(positions).all():
+        raise ValueError("the mesh has positions that are not finite")
+    parts = [
+        f"# {_one_line(model.name)} {_one_line(model.version)}, fitted by fit3d. Metres, y up, z towards the viewer.\n",
+        f"# {_one_line(model.licence)}\n",
+        f"mtllib {_one_line(mtl_name)}\n",
+        _lines("v", positions, POSITION_DECIMALS),
+        _lines("vt", model.uv.astype(np.float64), UV_DECIMALS),
+    ]
+    for index, name in enumerate(model.objects):
+        chosen = model.face_objects == index
+        if chosen.any():
+            parts.append(f"o {name}\nusemtl head\ns 1\n")
+            parts.append(_faces(model.faces[chosen], model.uv_faces[chosen]))
+    return "".join(parts)
+
+
+def mtl_text(texture_name: str) -> str:
+    """The text of `write_mtl`: a matt white material that shows the texture as it is."""
+    return (
+        "newmtl head\n"
+        "Ka 1.000000 1.000000 1.000000\n"
+        "Kd 1.000000 1.000000 1.000000\n"
+        "Ks 0.000000 0.000000 0.000000\n"
+        "d 1.000000\n"
+        "illum 1\n"
+        f"map_Kd {_one_line(texture_name)}\n"
+    )
+
+
+def _lines(keyword: str, values: np.ndarray, decimals: int) -> str:
+    """One line per row. Formatting all numbers with one '%' is fast; adding 0 turns -0 into 0."""
+    rounded = np.round(values, decimals) + 0.0
+    return (keyword + f" %.{decimals}f" * values.shape[1] + "\n") * len(values) % tuple(rounded.ravel().tolist())
+
+
+def _faces(faces: np.ndarray, uv_faces: np.ndarray) -> str:
+    """Face lines of quads (F, 4), in order; a last id of -1 makes a triangle. OBJ counts from 1."""
+    numbers = np.stack([faces, uv_faces], -1) + 1
+    is_quad = faces[:, 3] >= 0
+    quad, triangle = "f %d/%d %d/%d %d/%d %d/%d\n", "f %d/%d %d/%d %d/%d\n"
+    if is_quad.all():
+        return quad * len(faces) % tuple(numbers.ravel().tolist())
+    keep = np.repeat(is_quad[:, None], 4, axis=1)
+    keep[:, :3] = True
+    return "".join([quad if four else triangle for four in is_quad]) % tuple(numbers[keep].ravel().tolist())
+
+
+def _one_line(text: str) -> str:
+    """`text` without line breaks, which would end a statement early."""
+    return " ".join(text.split("\n")).replace("\r", " ")

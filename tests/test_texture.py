@@ -1,0 +1,508 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fit3d.camera import Camera
+from fit3d.labels import (
+    BACKGROUND,
+    HAIR,
+    INNER_MOUTH,
+    LEFT_EYE,
+    LEFT_EYEBROW,
+    NOSE,
+    OTHER,
+    RIGHT_EYE,
+    RIGHT_EYEBROW,
+    SKIN,
+)
+from fit3d.morphable.model import MorphableModel
+from fit3d.render.atlas import PADDING, Atlas, make_atlas, triangulate
+from fit3d.render.overlay import contact_view, draw_parts, overlay, side_by_side
+from fit3d.render.rasterise import rasterise
+from fit3d.render.shade import draw_textured, over, shade, three_quarter_camera, vertex_normals
+from fit3d.render.texture import project_texture
+from fit3d.render.visibility import depth_map, faces_camera
+from synthetic import EYE_X, synthetic_camera, synthetic_identity, synthetic_model
+
+SIZE = 512
+BARE = np.array([200, 150, 120], np.uint8)
+
+
+@pytest.fixture(scope="module")
+def model() -> MorphableModel:
+    return synthetic_model()
+
+
+@pytest.fixture(scope="module")
+def atlas(model: MorphableModel) -> Atlas:
+    return make_atlas(model, SIZE)
+
+
+@pytest.fixture(scope="module")
+def vertices(model: MorphableModel) -> Tensor:
+    return model.vertices(synthetic_identity(model), torch.zeros(len(model.expression_names)).double())
+
+
+def label_image(model: MorphableModel, vertices: Tensor, camera: Camera) -> np.ndarray:
+    """The parts that a perfect parser would see."""
+    annotation = model.annotation
+    cam = camera.to_cam(vertices)
+    seen = rasterise(camera.project(vertices), cam[:, 2], annotation.triangles, camera.height, camera.width)
+    triangle = seen.triangle.clamp(min=0)
+    fields = (annotation.fields[:, annotation.triangles[triangle]] * seen.barycentric).sum(-1)
+    labels = annotation.field_labels[fields.argmax(0)]
+    fixed = annotation.fixed_label[triangle]
+    labels = torch.where(fixed >= 0, fixed, labels)
+    return torch.where(seen.triangle >= 0, labels, BACKGROUND).numpy().astype(np.uint8)
+
+
+def render(
+    model: MorphableModel, vertices: Tensor, camera: Camera, colour: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """A photo of the mesh painted with `colour` of the world position, on dark grey."""
+    triangles = torch.from_numpy(model.triangles).long()
+    cam = camera.to_cam(vertices)
+    seen = rasterise(camera.project(vertices), cam[:, 2], triangles, camera.height, camera.width)
+    covered = seen.triangle >= 0
+    points = (vertices[triangles[seen.triangle[covered]]] * seen.barycentric[covered][..., None]).sum(1)
+    photo = np.full((camera.height, camera.width, 3), 40, np.uint8)
+    photo[covered.numpy()] = np.rint(255.0 * colour(points.numpy()))
+    return photo
+
+
+def painted(labels: np.ndarray, colours: dict[int, tuple[int, int, int]]) -> np.ndarray:
+    """A photo that shows one colour per label."""
+    photo = np.full((*labels.shape, 3), 40, np.uint8)
+    for label, colour in colours.items():
+        photo[labels == label] = colour
+    return photo
+
+
+def at_texels(texture: np.ndarray, atlas: Atlas) -> np.ndarray:
+    return texture.reshape(-1, 3)[atlas.texels].astype(np.float32) / 255.0
+
+
+def slopes(points: np.ndarray) -> np.ndarray:
+    """A colour that changes linearly over the head, in every direction."""
+    return 0.5 + np.stack([3.0 * points[:, 0], 2.5 * points[:, 1], 2.5 * points[:, 2] + 0.1], 1)
+
+
+def test_atlas_interpolates_like_the_rasteriser(model: MorphableModel, atlas: Atlas) -> None:
+    uv_px = torch.from_numpy(model.uv * [1.0, -1.0] + [0.0, 1.0]) * SIZE
+    triangles = torch.from_numpy(triangulate(model.uv_faces))
+    seen = rasterise(uv_px, torch.ones(len(uv_px), dtype=uv_px.dtype), triangles, SIZE, SIZE)
+    covered = np.zeros(SIZE * SIZE, bool)
+    covered[atlas.texels] = True
+    other = (seen.triangle >= 0).numpy().ravel()
+    assert (covered ^ other).sum() <= 0.001 * covered.sum()
+    both = np.flatnonzero(covered & other)
+    corners = model.mean[torch.from_numpy(model.triangles).long()[seen.triangle.ravel()[both]]].double()
+    expected = (corners * seen.barycentric.reshape(-1, 3)[both][..., None]).sum(1).numpy()
+    here = np.searchsorted(atlas.texels, both)
+    np.testing.assert_allclose((atlas.from_vertices @ model.mean.numpy())[here], expected, atol=2e-5)
+    np.testing.assert_allclose(np.asarray(atlas.from_vertices.sum(1)).ravel(), 1.0, atol=1e-5)
+    assert atlas.from_vertices.data.min() >= 0.0
+
+
+def test_texels_on_shared_uv_edges_are_filled_once() -> None:
+    """Two triangles of a square whose sides and diagonal pass through texel centres leave no gap and no rim."""
+    square = synthetic_model()
+    corner = np.array([[2.5, 2.5], [10.5, 2.5], [10.5, 10.5], [2.5, 10.5]]) / 16.0
+    flat = replace(
+        square,
+        mean=square.mean[:4],
+        faces=np.array([[0, 1, 2, 3]], np.int32),
+        uv=corner.astype(np.float32),
+        uv_faces=np.array([[0, 1, 2, 3]], np.int32),
+        face_objects=np.zeros(1, np.uint8),
+        annotation=replace(
+            square.annotation,
+            triangles=torch.tensor([[0, 1, 2], [0, 2, 3]]),
+            fixed_label=torch.tensor([-1, -1]),
+            fields=square.annotation.fields[:, :4],
+            rims={},
+        ),
+    )
+    atlas = make_atlas(flat, 16)
+    assert len(atlas.texels) == 64
+
+
+def test_padding_surrounds_every_island(atlas: Atlas) -> None:
+    from scipy.ndimage import distance_transform_edt
+
+    covered = np.zeros((SIZE, SIZE), bool)
+    covered.ravel()[atlas.texels] = True
+    distance = distance_transform_edt(~covered)
+    filled = covered.copy()
+    filled.ravel()[atlas.padding] = True
+    assert filled[distance <= 0.7 * PADDING].all()
+    assert len(np.unique(atlas.padding)) == len(atlas.padding)
+    assert not covered.ravel()[atlas.padding].any()
+    come = atlas.texels[atlas.padding_source]
+    away = np.hypot(come // SIZE - atlas.padding // SIZE, come % SIZE - atlas.padding % SIZE)
+    assert (away <= 1.5 * distance.ravel()[atlas.padding] + 1.0).all()
+
+
+def test_mirror_partners(model: MorphableModel, atlas: Atlas) -> None:
+    assert (atlas.mirror >= 0).all()
+    np.testing.assert_allclose(model.mean.numpy()[atlas.mirror] * [-1, 1, 1], model.mean.numpy(), atol=1e-6)
+    np.testing.assert_array_equal(atlas.mirror[atlas.mirror], np.arange(len(model.mean)))
+    # the closed lips lie upon each other, and still upper finds upper
+    for rim in model.annotation.rims["inner_mouth"]:
+        assert set(atlas.mirror[rim.numpy()]) == set(rim.tolist())
+
+
+@pytest.mark.parametrize("yaw", [0.0, 25.0])
+def test_the_texture_shows_what_the_photo_shows(
+    model: MorphableModel, atlas: Atlas, vertices: Tensor, yaw: float
+) -> None:
+    # wide and near: strong perspective
+    camera = synthetic_camera(600, 750, yaw_deg=yaw, distance=0.4, fov_deg=50.0)
+    labels = label_image(model, vertices, camera)
+    photo = render(model, vertices, camera, slopes)
+    texture = project_texture(photo, vertices, model, camera, labels, SIZE, atlas)
+    points = (atlas.from_vertices @ vertices.numpy().astype(np.float32)).astype(np.float64)
+    normals = vertex_normals(camera.to_cam(vertices), torch.from_numpy(model.triangles).long())
+    view = -torch.nn.functional.normalize(camera.to_cam(vertices), dim=1)
+    cosine = atlas.from_vertices @ (normals * view).sum(1).numpy().astype(np.float32)
+    on_face = atlas.from_vertices @ (atlas.label == SKIN).astype(np.float32) > 0.99
+    inside = depth_map(vertices, torch.from_numpy(model.triangles).long(), camera)
+    px = camera.project(torch.from_numpy(points)).numpy()
+    seen = inside.sees(px, camera.to_cam(torch.from_numpy(points))[:, 2].numpy(), cosine) == 1.0
+    good = on_face & seen & (cosine > 0.65) & (atlas.face_object == 0)
+    # away from the border of the face, where the photo is trusted fully
+    row, column = np.floor(px[good]).astype(int).T[::-1]
+    deep = _deep(np.isin(labels, range(3, 9)), 24)[row, column]
+    error = np.abs(at_texels(texture, atlas)[good][deep] - slopes(points)[good][deep]) * 255.0
+    assert len(error) > 5000
+    # a few texels at the silhouette of the nose are half hidden
+    assert np.quantile(error, 0.999) < 3.0
+    assert error.max() < 8.0
+    assert error.mean() < 0.6
+
+
+def _deep(mask: np.ndarray, margin: int) -> np.ndarray:
+    from scipy.ndimage import binary_erosion
+
+    return binary_erosion(mask, np.ones((2 * margin + 1, 2 * margin + 1)))
+
+
+def test_what_the_nose_hides_does_not_get_its_colour(model: MorphableModel, atlas: Atlas, vertices: Tensor) -> None:
+    camera = synthetic_camera(600, 750, yaw_deg=40.0)
+    labels = label_image(model, vertices, camera)
+    colours = dict.fromkeys(range(1, 12), tuple(int(c) for c in BARE)) | {NOSE: (255, 0, 0)}
+    texture = at_texels(project_texture(painted(labels, colours), vertices, model, camera, labels, SIZE, atlas), atlas)
+    nose = atlas.from_vertices @ (atlas.label == NOSE).astype(np.float32)
+    cheek = (nose == 0.0) & (atlas.face_object == 0)
+    redness = texture[:, 0] - texture[:, 1]
+    # the base colour runs a little over the border of the nose
+    ring = atlas.from_vertices @ _grown(atlas, atlas.label == NOSE, 5).astype(np.float32) > 0.0
+    assert redness[cheek & ~ring].max() < (BARE[0] - BARE[1]) / 255.0 + 0.06
+    assert np.median(redness[nose > 0.99]) > 0.95
+
+
+def _grown(atlas: Atlas, vertices: np.ndarray, rings: int) -> np.ndarray:
+    for _ in range(rings):
+        i, j = atlas.edges.T
+        touched = np.concatenate([j[vertices[i]], i[vertices[j]]])
+        vertices = vertices.copy()
+        vertices[touched] = True
+    return vertices
+
+
+@pytest.mark.parametrize("label", [HAIR, OTHER, BACKGROUND])
+def test_what_stands_in_front_is_not_painted_on_the_face(
+    model: MorphableModel, atlas: Atlas, vertices: Tensor, label: int
+) -> None:
+    camera = synthetic_camera(600, 750)
+    labels = label_image(model, vertices, camera)
+    colours = dict.fromkeys(range(1, 12), tuple(int(c) for c in BARE))
+    photo = painted(labels, colours)
+    # a band over one cheek and the forehead; a hand has the colour of skin, but not the face's labels
+    labels[200:700, 200:260] = label
+    photo[200:700, 200:260] = (0, 255, 0)
+    texture = at_texels(project_texture(photo, vertices, model, camera, labels, SIZE, atlas), atlas)
+    skin = (atlas.face_object == 0) & ~atlas.inner
+    off = np.abs(texture[skin] - BARE / 255.0).max(1)
+    assert off.max() < 0.03
+
+
+def test_neck_is_read_where_it_is_skin_and_cloth_is_not(model: MorphableModel, atlas: Atlas, vertices: Tensor) -> None:
+    camera = synthetic_camera(600, 900, distance=0.9)
+    labels = label_image(model, vertices, camera)
+    generator = np.random.default_rng(0)
+    photo = painted(labels, dict.fromkeys(range(1, 12), tuple(int(c) for c in BARE)))
+    photo = np.clip(photo + generator.normal(0.0, 6.0, photo.shape), 0, 255).astype(np.uint8)
+    neck_rows = camera.project(torch.tensor([[0.0, -0.13, -0.03]]).double())[0, 1]
+    top, cloth = int(neck_rows) - 12, int(neck_rows) + 25
+    darker = np.rint(BARE * 0.94)
+    photo[top:cloth][labels[top:cloth] == OTHER] = darker
+    photo[cloth:][labels[cloth:] == OTHER] = (20, 40, 220)
+    texture = at_texels(project_texture(photo, vertices, model, camera, labels, SIZE, atlas), atlas)
+    points = atlas.from_vertices @ vertices.numpy().astype(np.float32)
+    row = camera.project(torch.from_numpy(points).double())[:, 1].numpy()
+    front = (points[:, 2] > -0.05) & (atlas.face_object == 0) & (np.abs(points[:, 0]) < 0.02)
+    neck = front & (row > top + 12) & (row < cloth - 12) & (points[:, 1] < -0.115)
+    assert neck.sum() > 50
+    np.testing.assert_allclose(np.median(texture[neck], axis=0), darker / 255.0, atol=0.01)
+    below = front & (row > cloth)
+    assert (texture[below][:, 2] < texture[below][:, 0]).all()
+
+
+def test_the_unseen_side_is_mirrored(model: MorphableModel, atlas: Atlas, vertices: Tensor) -> None:
+    camera = synthetic_camera(600, 750, yaw_deg=75.0)  # shows the person's left
+    labels = label_image(model, vertices, camera)
+    assert (labels == RIGHT_EYEBROW).sum() < 0.2 * (labels == LEFT_EYEBROW).sum()
+    colours = dict.fromkeys(range(1, 12), tuple(int(c) for c in BARE)) | {LEFT_EYEBROW: (60, 40, 30)}
+    texture = at_texels(project_texture(painted(labels, colours), vertices, model, camera, labels, SIZE, atlas), atlas)
+    for brow in (LEFT_EYEBROW, RIGHT_EYEBROW):
+        inside = atlas.from_vertices @ (atlas.label == brow).astype(np.float32) > 0.99
+        assert inside.sum() > 30
+        assert np.median(texture[inside, 0]) < 0.45, brow
+    # the head as a whole stays skin
+    assert np.median(np.abs(texture[atlas.face_object == 0] - BARE / 255.0)) < 0.02
+
+
+def test_eyes_are_completed(model: MorphableModel, atlas: Atlas, vertices: Tensor) -> None:
+    camera = synthetic_camera(900, 1100)
+    labels = label_image(model, vertices, camera)
+    photo = painted(labels, dict.fromkeys(range(1, 12), tuple(int(c) for c in BARE)))
+    photo[(labels == LEFT_EYE) | (labels == RIGHT_EYE)] = (225, 215, 205)
+    # irises that look to the person's left
+    rows, columns = np.mgrid[0:1100, 0:900] + 0.5
+    gaze = np.array([0.35, 0.0, np.sqrt(1.0 - 0.35**2)])
+    middles = {}
+    for name, x in (("left_eyeball", EYE_X), ("right_eyeball", -EYE_X)):
+        ids = model.faces[model.face_objects == model.objects.index(name)]
+        middles[name] = vertices[np.unique(ids[ids >= 0])].mean(0).numpy()
+        pupil = camera.project(torch.from_numpy(middles[name] + 0.012 * gaze)[None])[0].numpy()
+        rim = camera.project(torch.from_numpy(middles[name] + 0.012 * gaze + [0.0055, 0.0, 0.0])[None])[0].numpy()
+        disc = np.hypot(columns - pupil[0], rows - pupil[1]) < np.linalg.norm(rim - pupil)
+        photo[disc & ((labels == LEFT_EYE) | (labels == RIGHT_EYE))] = (40, 70, 110)
+        assert abs(middles[name][0] - x) < 0.01
+    texture = at_texels(project_texture(photo, vertices, model, camera, labels, SIZE, atlas), atlas)
+    for name, middle in middles.items():
+        ball = atlas.face_object == model.objects.index(name)
+        way = atlas.from_vertices[np.flatnonzero(ball)] @ (vertices.numpy() - middle).astype(np.float32)
+        way /= np.linalg.norm(way, axis=1, keepdims=True)
+        angle = np.degrees(np.arccos((way @ gaze).clip(-1.0, 1.0)))
+        colour = texture[ball]
+        iris = (angle > 14.0) & (angle < 20.0)
+        assert (colour[iris][:, 2] > colour[iris][:, 0] + 0.1).mean() > 0.97, name
+        white = angle > 45.0
+        np.testing.assert_allclose(np.median(colour[white], axis=0), np.array([225, 215, 205]) / 255.0, atol=0.05)
+
+
+def test_eyes_that_are_closed_look_ahead(model: MorphableModel, atlas: Atlas) -> None:
+    blink = torch.zeros(len(model.expression_names)).double()
+    blink[[model.expression_names.index("eyeBlinkLeft"), model.expression_names.index("eyeBlinkRight")]] = 1.0
+    vertices = model.vertices(torch.zeros(len(model.identity)).double(), blink)
+    camera = synthetic_camera(600, 750)
+    labels = label_image(model, vertices, camera)
+    photo = painted(labels, dict.fromkeys(range(1, 12), tuple(int(c) for c in BARE)))
+    texture = at_texels(project_texture(photo, vertices, model, camera, labels, SIZE, atlas), atlas)
+    ball = atlas.face_object == model.objects.index("left_eyeball")
+    places = atlas.from_vertices[np.flatnonzero(ball)] @ vertices.numpy().astype(np.float32)
+    front, back = places[:, 2] > 0.0115, places[:, 2] < 0.0
+    assert texture[ball][front].max() < 0.4
+    assert texture[ball][np.argmax(places[:, 2])].max() < 0.15
+    assert texture[ball][back].min() > 0.7
+
+
+def test_teeth_are_read_through_the_open_mouth_only(model: MorphableModel, atlas: Atlas) -> None:
+    jaw = torch.zeros(len(model.expression_names)).double()
+    jaw[model.expression_names.index("jawOpen")] = 0.6
+    vertices = model.vertices(torch.zeros(len(model.identity)).double(), jaw)
+    camera = synthetic_camera(600, 750)
+    labels = label_image(model, vertices, camera)
+    assert (labels == INNER_MOUTH).sum() > 300
+    photo = painted(labels, dict.fromkeys(range(1, 12), tuple(int(c) for c in BARE)) | {INNER_MOUTH: (0, 255, 255)})
+    texture = at_texels(project_texture(photo, vertices, model, camera, labels, SIZE, atlas), atlas)
+    cyan = (texture[:, 1] > 0.9) & (texture[:, 0] < 0.2)
+    assert cyan[atlas.face_object == model.objects.index("teeth")].mean() > 0.1
+    assert not cyan[atlas.face_object == 0].any()
+
+
+@pytest.mark.parametrize("case", ["no labels", "face out of the photo", "face half out", "one colour", "tiny"])
+def test_nothing_to_see_gives_a_whole_texture(model: MorphableModel, atlas: Atlas, vertices: Tensor, case: str) -> None:
+    camera = synthetic_camera(300, 380)
+    labels = label_image(model, vertices, camera)
+    if case == "no labels":
+        labels[:] = 0
+    elif case == "face out of the photo":
+        camera = replace(camera, principal_px=(3000.0, 190.0))
+    elif case == "face half out":
+        camera = replace(camera, principal_px=(300.0, 190.0))
+        labels = label_image(model, vertices, camera)
+    elif case == "tiny":
+        camera = replace(camera, width=1, height=1)
+        labels = labels[:1, :1]
+    photo = painted(labels, dict.fromkeys(range(12), tuple(int(c) for c in BARE)))
+    texture = project_texture(photo, vertices, model, camera, labels, SIZE, atlas)
+    assert texture.shape == (SIZE, SIZE, 3)
+    assert texture.dtype == np.uint8
+    skin = at_texels(texture, atlas)[(atlas.face_object == 0) & ~atlas.inner]
+    # some skin colour everywhere: red above green above blue
+    assert (skin[:, 0] > skin[:, 1]).all()
+    assert (skin[:, 1] > skin[:, 2]).all()
+
+
+def test_a_finer_photo_is_averaged_not_skipped(model: MorphableModel, vertices: Tensor) -> None:
+    small = make_atlas(model, 128)
+    camera = synthetic_camera(800, 1000)
+    labels = label_image(model, vertices, camera)
+    noise = np.random.default_rng(0).integers(-60, 60, (1000, 800, 1))
+    photo = np.clip(BARE.astype(int) + noise, 0, 255).astype(np.uint8)
+    texture = at_texels(project_texture(photo, vertices, model, camera, labels, 128, small), small)
+    nose = small.from_vertices @ (small.label == NOSE).astype(np.float32) > 0.99
+    assert nose.sum() > 30
+    assert 255.0 * texture[nose, 0].std() < 10.0  # 35 in the photo
+
+
+def test_the_same_bytes_twice(model: MorphableModel, vertices: Tensor) -> None:
+    camera = synthetic_camera(300, 380, yaw_deg=20.0)
+    labels = label_image(model, vertices, camera)
+    photo = render(model, vertices, camera, slopes)
+    first = project_texture(photo, vertices, model, camera, labels, 256)
+    second = project_texture(photo.copy(), vertices.clone(), model, camera, labels, 256)
+    assert np.array_equal(first, second)
+
+
+def test_depth_map_sees_the_front_and_not_the_back(model: MorphableModel, vertices: Tensor) -> None:
+    camera = synthetic_camera(600, 750)
+    triangles = torch.from_numpy(model.triangles).long()
+    cam = camera.to_cam(vertices)
+    normals = vertex_normals(cam, triangles)
+    cosine = -(normals * torch.nn.functional.normalize(cam, dim=1)).sum(1)
+    share = depth_map(vertices, triangles, camera).sees(
+        camera.project(vertices).numpy(), cam[:, 2].numpy(), cosine.numpy()
+    )
+    head = np.unique(model.faces[model.face_objects == 0])
+    head = head[head >= 0]
+    front = head[(cosine[head] > 0.3).numpy() & (vertices[head, 2] > -0.06).numpy()]
+    back = head[(vertices[head, 2] < -0.1).numpy()]
+    assert share[front].mean() > 0.98
+    assert share[back].max() == 0.0
+
+
+def test_shading_covers_the_mesh_and_nothing_else(model: MorphableModel, vertices: Tensor) -> None:
+    camera = synthetic_camera(200, 260, yaw_deg=30.0)
+    picture = shade(vertices, model.triangles, camera)
+    assert picture.shape == (260, 200, 4)
+    triangles = torch.from_numpy(model.triangles).long()
+    # at the corners of the eyes one looks into the hollow head, which is not drawn
+    triangles = triangles[faces_camera(camera.project(vertices), triangles)]
+    seen = rasterise(camera.project(vertices), camera.to_cam(vertices)[:, 2], triangles, 260, 200)
+    covered = (seen.triangle >= 0).numpy()
+    assert (picture[_deep(covered, 1), 3] == 255).mean() > 0.999  # but for slits narrower than a pixel
+    assert (picture[_deep(~covered, 1), 3] == 0).all()
+    edge = picture[..., 3]
+    assert ((edge > 0) & (edge < 255)).sum() > 100
+    # lit from the upper left: the forehead's left half is lighter than its right half, and nothing is black
+    assert picture[covered & (edge == 255)][:, 0].min() > 40
+    row = picture[100, :, 0].astype(float)
+    solid = np.flatnonzero(edge[100] == 255)
+    assert row[solid[: len(solid) // 3]].mean() > row[solid[-len(solid) // 3 :]].mean()
+
+
+@pytest.mark.parametrize("yaw", [0.0, 35.0, -90.0, 180.0])
+def test_three_quarter_camera_holds_the_head(vertices: Tensor, yaw: float) -> None:
+    camera = three_quarter_camera(vertices, yaw, 300)
+    points = camera.project(vertices)
+    assert float(points.min()) > 5.0
+    assert float(points.max()) < 295.0
+    # it fills the picture
+    assert float((points.amax(0) - points.amin(0)).max()) > 250.0
+    # x to the person's left is to the right of the picture from the front
+    left_right = camera.project(torch.tensor([[0.1, 0.0, 0.0], [-0.1, 0.0, 0.0]]).double())[:, 0]
+    assert bool(left_right[0] > left_right[1]) == (abs(yaw) < 90.0) or abs(yaw) == 90.0
+    np.testing.assert_allclose(np.linalg.det(camera.cam_from_world[:3, :3].numpy()), 1.0, atol=1e-12)
+
+
+def test_a_mesh_out_of_sight_gives_an_empty_picture(model: MorphableModel, vertices: Tensor) -> None:
+    camera = replace(synthetic_camera(40, 50), principal_px=(-5000.0, 20.0))
+    assert not shade(vertices, model.triangles, camera).any()
+    behind = synthetic_camera(40, 50, distance=-1.0)
+    assert not shade(vertices, model.triangles, behind).any()
+
+
+def test_drawing_a_texture_gives_its_colours_back(model: MorphableModel, atlas: Atlas, vertices: Tensor) -> None:
+    texture = np.zeros((SIZE, SIZE, 3), np.uint8)
+    values = np.rint(255.0 * slopes(atlas.from_vertices @ vertices.numpy().astype(np.float32)).clip(0.0, 1.0))
+    texture.reshape(-1, 3)[atlas.texels] = values
+    texture.reshape(-1, 3)[atlas.padding] = values[atlas.padding_source]
+    camera = synthetic_camera(300, 380, yaw_deg=-20.0)
+    drawn = draw_textured(vertices, model.triangles, model.uv, triangulate(model.uv_faces), texture, camera)
+    photo = render(model, vertices, camera, lambda points: slopes(points).clip(0.0, 1.0))
+    solid = _deep(drawn[..., 3] == 255, 2)
+    off = np.abs(drawn[..., :3].astype(int) - photo)[solid]
+    assert np.quantile(off, 0.99) <= 6
+    assert solid.sum() > 10000
+
+
+def test_parts_are_drawn_with_outlines() -> None:
+    parts = np.zeros((60, 60), np.uint8)
+    parts[20:40, 20:40] = NOSE
+    parts[5:10, :] = HAIR
+    picture = np.full((60, 60, 3), 100, np.uint8)
+    outlined = draw_parts(picture, parts, fill=0.0)
+    filled = draw_parts(picture, parts, fill=0.5)
+    colour = np.array([120, 220, 120])
+    assert (outlined[20, 20:40] == colour).all()
+    assert (outlined[21:39, 21:39] == 100).all()
+    assert (outlined[19, 20:40] == 100).all()
+    assert (filled[30, 30] == (colour + 100) // 2).all()
+    assert (filled[50, 50] == 100).all()
+    assert not (filled[7, 7] == 100).all()
+    assert (outlined[7, 7] == 100).all()
+
+
+@pytest.mark.parametrize(("width", "height"), [(300, 380), (90, 110), (1400, 900)])
+def test_overlay_shows_four_pictures(model: MorphableModel, vertices: Tensor, width: int, height: int) -> None:
+    from fit3d.observe.base import Backend, Landmarks, Observation
+    from fit3d.photo import Photo
+    from test_export import make_fit
+
+    camera = synthetic_camera(width, height, distance=1.5 * max(width, 380) / 380)
+    labels = label_image(model, vertices, camera)
+    points = camera.project(model.landmarks["mediapipe478"].points.of(vertices)).numpy()
+    observation = Observation(
+        Landmarks("mediapipe478", points, Backend("mediapipe", "1")), labels, Backend("contours", "1")
+    )
+    photo = Photo(path="a.jpg", pixels=painted(labels, {SKIN: (200, 150, 120)}), sha256="")
+    fit = replace(make_fit(model), camera=camera, parts=labels, part_iou={"mean": 0.8125})
+    picture = overlay(photo, observation, model, vertices, fit)
+    assert picture.dtype == np.uint8
+    # four pictures as wide as high, or as narrow as the photo, and the caption
+    assert 400 <= picture.shape[0] <= 1100
+    assert picture.shape[1] > 3.5 * picture.shape[0] * min(width / height, 1.0)
+    # no figure, no claim
+    assert not np.array_equal(picture, overlay(photo, observation, model, vertices, replace(fit, part_iou={})))
+
+
+def test_captions_fit_under_narrow_pictures() -> None:
+    narrow = np.zeros((400, 120, 3), np.uint8)
+    row = side_by_side([narrow, narrow], ["a caption that is far too long for its picture", "b"])
+    assert row[400:, 125:].any()
+    gap = row[402:, 118:123].astype(int)
+    assert np.ptp(gap, axis=1).max() == 0  # no letter crosses into the neighbour
+
+
+def test_contact_view(model: MorphableModel, vertices: Tensor) -> None:
+    clay = contact_view(vertices, model, size=96)
+    assert clay.shape == (96, 3 * 96, 3)
+    textured = contact_view(vertices, model, np.full((8, 8, 3), (10, 200, 30), np.uint8), size=96, yaws_deg=(0.0,))
+    assert tuple(textured[48, 48]) == (10, 200, 30)
+
+
+def test_over_blends_by_alpha() -> None:
+    layer = np.zeros((1, 3, 4), np.uint8)
+    layer[..., :3] = 200
+    layer[0, :, 3] = (0, 51, 255)
+    assert over(np.full((1, 3, 3), 100, np.uint8), layer)[0, :, 0].tolist() == [100, 120, 200]
