@@ -15,13 +15,19 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from fit3d.config import FitConfig
+from fit3d import __version__
+from fit3d.config import FitConfig, TextureConfig
 from fit3d.errors import NoFaceError, UsageError
+from fit3d.export.files import safe_stem, usage_errors, write_image
+from fit3d.export.obj import write_mtl, write_obj
+from fit3d.export.result_json import result_dict, write_result
 from fit3d.morphable.model import MorphableModel
 from fit3d.morphable.registry import load_model
 from fit3d.observe.base import Observation
-from fit3d.observe.registry import observe
+from fit3d.observe.look import observe
 from fit3d.photo import Photo, load_photo
+from fit3d.render.overlay import overlay
+from fit3d.render.texture import project_texture
 from fit3d.solve.fit import fit_observation
 from fit3d.solve.result import Fit
 
@@ -84,14 +90,36 @@ class Reconstruction:
         Raises:
             UsageError: the folder cannot be written to, or the disk is full.
         """
-        stem = name or Path(self.photo.path).stem
-        target = Path(folder) / stem
-        try:
-            with _staged(target) as stage:
-                saved = self._write(stage, stem)
-        except OSError as error:
-            raise UsageError(f"cannot write the result to {target}: {error.strerror or error}") from error
-        return replace(saved, folder=target, files={kind: target / path.name for kind, path in saved.files.items()})
+        target = Path(folder) / (name or safe_stem(Path(self.photo.path).stem.strip("<>")))
+        with usage_errors(target), _staged(target) as stage:
+            files, timings_s = self._write(stage, target.name)
+        return Saved(target, {kind: target / path.name for kind, path in files.items()}, timings_s)
+
+    def _write(self, folder: Path, stem: str) -> tuple[dict[str, Path], dict[str, float]]:
+        """Write all files to `folder`, the JSON last. Returns them by kind, and the seconds of each stage."""
+        files = {
+            "obj": folder / f"{stem}.obj",
+            "mtl": folder / f"{stem}.mtl",
+            "texture": folder / f"{stem}_texture.png",
+            "neutral_obj": folder / f"{stem}_neutral.obj",
+            "overlay": folder / f"{stem}_overlay.jpg",
+            "parts": folder / f"{stem}_parts.png",
+            "json": folder / f"{stem}.json",
+        }
+        watch = Stopwatch(self.timings_s)
+        with watch.stage("write"):
+            write_obj(files["obj"], self.vertices, self.model, files["mtl"].name)
+            write_obj(files["neutral_obj"], self.neutral_vertices, self.model, files["mtl"].name)
+            write_mtl(files["mtl"], files["texture"].name)
+            write_image(files["texture"], self.texture)
+            write_image(files["parts"], self.fit.parts)
+            write_image(files["overlay"], overlay(self.photo, self.observation, self.model, self.vertices, self.fit))
+        timings_s = watch.seconds | {"total": sum(watch.seconds.values())}
+        result = result_dict(
+            self.photo, self.model, self.observation, self.fit, self.config, timings_s, self.warnings, __version__
+        )
+        write_result(files["json"], result)
+        return files, timings_s
 
 
 def fit(
@@ -103,7 +131,7 @@ def fit(
     parts: str | Path | None = None,
     face: Literal["largest"] | int = "largest",
     focal_px: float | None = None,
-    texture_size: int = 1024,
+    texture_size: int = TextureConfig.size,
     config: FitConfig | None = None,
 ) -> Reconstruction:
     """Fit a face model to one face of a photo.
@@ -135,7 +163,7 @@ def fit_faces(
     landmarks: str = "mediapipe",
     parser: str = "contours",
     focal_px: float | None = None,
-    texture_size: int = 1024,
+    texture_size: int = TextureConfig.size,
     config: FitConfig | None = None,
 ) -> list[Reconstruction]:
     """Fit a face model to every face of a photo, the largest first. Arguments and errors are those of `fit`."""
@@ -160,7 +188,7 @@ def look(
         NoFaceError: there is no face.
         LabelImageError: `parts` does not belong to the photo.
     """
-    watch = _Stopwatch()
+    watch = Stopwatch()
     with watch.stage("load"):
         if isinstance(photo, np.ndarray):
             photo = Photo.from_array(photo)
@@ -168,8 +196,6 @@ def look(
             photo = load_photo(photo)
     with watch.stage("observe"):
         observations = observe(photo, landmarks=landmarks, parser=parser, parts_file=parts)
-    if not observations:
-        raise NoFaceError(f"{photo.path}: no face found")
     return Sighting(photo=photo, observations=tuple(observations), timings_s=watch.seconds)
 
 
@@ -195,7 +221,7 @@ def reconstruct(
     face: int = 1,
     model: str | MorphableModel = "anny",
     focal_px: float | None = None,
-    texture_size: int = 1024,
+    texture_size: int = TextureConfig.size,
     config: FitConfig | None = None,
     on_stage: Callable[[str], None] = lambda description: None,
 ) -> Reconstruction:
@@ -203,7 +229,7 @@ def reconstruct(
 
     `on_stage` is told what begins, in a word or two.
     """
-    watch = _Stopwatch(sighting.timings_s)
+    watch = Stopwatch(sighting.timings_s)
     photo, observation = sighting.photo, sighting.observations[face - 1]
     config = config or FitConfig()
     with watch.stage("load"):
@@ -215,7 +241,7 @@ def reconstruct(
         neutral = loaded.vertices(fitted.identity, fitted.expression.new_zeros(len(loaded.expression_names)))
     on_stage("texturing")
     with watch.stage("texture"):
-        texture = project_texture(loaded, vertices, fitted.camera, photo.pixels, size=texture_size)
+        texture = project_texture(photo.pixels, vertices, loaded, fitted.camera, observation.parts, texture_size)
     return Reconstruction(
         photo=photo,
         observation=observation,
@@ -230,7 +256,7 @@ def reconstruct(
     )
 
 
-class _Stopwatch:
+class Stopwatch:
     """Adds up the seconds of named stages."""
 
     def __init__(self, seconds: dict[str, float] | None = None) -> None:
@@ -262,5 +288,7 @@ def _staged(target: Path) -> Iterator[Path]:
         (target / last).unlink(missing_ok=True)
         for path in sorted(stage.iterdir(), key=lambda path: path.name == last):
             os.replace(path, target / path.name)
+    except UsageError as error:  # speaks of a folder that the user does not know
+        raise UsageError(str(error).replace(stage.name, target.name)) from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)

@@ -8,6 +8,7 @@ Nothing heavy is imported here or at the top of a command's module, so that `--h
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import warnings
@@ -17,7 +18,7 @@ from typing import Annotated
 import typer
 
 import fit3d
-from fit3d.commands.console import debug, print_error
+from fit3d.commands.console import debug, print_error, unexpected
 from fit3d.commands.doctor import doctor_command
 from fit3d.commands.evaluate import evaluate_parts_command
 from fit3d.commands.fit import fit_command
@@ -76,8 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_error(str(error))
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        code = EXIT_INTERRUPTED
     except BrokenPipeError:
         # the reader of our output has gone, as in `fit3d ... | head`; keep Python from saying so once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -87,31 +87,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if message:  # empty where the help was shown instead
             print_error(message)
         return EXIT_USAGE
+    except Exception as error:
+        print_error(unexpected(error))
+        return EXIT_USAGE
+    if code == EXIT_INTERRUPTED:  # by some versions of typer returned, by others raised
+        print("interrupted", file=sys.stderr)
     return code if isinstance(code, int) else 0
 
 
 def run() -> None:
     """What the installed command `fit3d` calls: `main` with the process set up for it."""
-    if not debug():
-        _keep_stderr_for_us()
-        if not sys.warnoptions:
-            warnings.simplefilter("ignore")
+    if not debug() and not sys.warnoptions:
+        warnings.simplefilter("ignore")  # of packages, to their programmers
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # file names may hold what the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(main())
-
-
-def _keep_stderr_for_us() -> None:
-    """Sends what native libraries log to file descriptor 2 to nowhere; ours goes on to the real stderr.
-
-    MediaPipe and TensorFlow Lite write log lines there that no option silences.
-    """
-    if sys.stderr is None or not hasattr(sys.stderr, "fileno"):
-        return
-    try:
-        real = os.dup(2)
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-    except OSError:  # closed by the caller
-        return
-    sys.stderr.flush()
-    sys.stderr = os.fdopen(real, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")
-    os.dup2(nowhere, 2)
-    os.close(nowhere)

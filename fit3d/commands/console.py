@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from fit3d.errors import Fit3dError, PhotoError
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -31,6 +34,33 @@ def one_line(message: str) -> str:
     return " ".join(message.split())
 
 
+def failure_of_photo(error: Exception) -> tuple[str, str]:
+    """Status word and message for a photo that could not be done; raises again what concerns the whole call."""
+    if isinstance(error, PhotoError):
+        return error.status, str(error)
+    if isinstance(error, Fit3dError):
+        raise error
+    return "failed", unexpected(error)
+
+
+def unexpected(error: Exception) -> str:
+    """Message for an exception that nobody foresaw."""
+    return f"unexpected {type(error).__name__}: {error} (FIT3D_DEBUG=1 shows where)"
+
+
+def json_line(data: Any) -> str:
+    """`data` as one line of JSON; numbers that JSON has no word for become null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(plain(data), ensure_ascii=False, allow_nan=False)
+
+
 class Console:
     """Speaks to the user during one command."""
 
@@ -44,8 +74,7 @@ class Console:
         """A result on stdout: `line` for people or, with --json, `data` as one line of JSON."""
         with self._paused():
             if self.as_json:
-                # allow_nan: NaN is not JSON, so better an exception than a line that no parser reads
-                print(json.dumps(data, ensure_ascii=False, allow_nan=False), flush=True)
+                print(json_line(data), flush=True)
             elif not self.quiet:
                 print(line, flush=True)
 
@@ -68,13 +97,14 @@ class Console:
             return
         from rich.console import Console as RichConsole
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.table import Column
 
         self._progress = Progress(
             SpinnerColumn(),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.description}", markup=False),
             TimeElapsedColumn(),
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
             console=RichConsole(file=sys.stderr),
             transient=True,
             redirect_stdout=False,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import json
 import platform
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from typing import Annotated
 import typer
 
 import fit3d
-from fit3d.commands.console import one_line
+from fit3d.commands.console import json_line, one_line
 
 MARKS = {True: "ok", False: "--"}
 
@@ -43,7 +42,7 @@ def doctor_command(
     checks = run_checks()
     works = all(check.ok for check in checks if check.needed)
     if as_json:
-        print(json.dumps({"works": works, "checks": [asdict(check) for check in checks]}, ensure_ascii=False))
+        print(json_line({"works": works, "checks": [asdict(check) for check in checks]}))
         return 0 if works else 1
     for check in checks:
         missing = "missing" if check.needed else "not there (optional)"
@@ -75,6 +74,8 @@ def _check(name: str, look: Callable[[], str], *, needed: bool, remedy: str) -> 
     try:
         return Check(name, True, look(), needed)
     except Exception as error:  # a broken package may raise anything while it is imported
+        if "libGL" in str(error) or "libgthread" in str(error):  # OpenCV's wheels expect them from the system
+            remedy = "sudo apt install libgl1 libglib2.0-0"
         return Check(name, False, one_line(f"{type(error).__name__}: {error}"), needed, remedy)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fit3d.commands.console import Console
+from fit3d.commands.console import Console, failure_of_photo
 from fit3d.commands.options import (
     DEFAULTS,
     AnchorsOption,
@@ -22,13 +22,13 @@ from fit3d.commands.options import (
     SolverOption,
     fit_config,
 )
-from fit3d.errors import PhotoError, UsageError
+from fit3d.errors import UsageError
 from fit3d.labels import IOU_PARTS, PART_NAMES, SKIN
 
 if TYPE_CHECKING:
     from fit3d.evaluate.parts import PartScore
 
-_COLUMNS = {"mean": "mean"} | {PART_NAMES[label]: PART_NAMES[label] for label in (*IOU_PARTS, SKIN)}
+_COLUMNS = ("mean", *(PART_NAMES[label] for label in (*IOU_PARTS, SKIN)))
 _SHORT = {
     "right_eye": "r eye",
     "left_eye": "l eye",
@@ -74,9 +74,9 @@ def evaluate_parts_command(
     Exit code: 0 all photos fitted; 1 some photo could not be fitted; 2 wrong usage.
     """
     config = fit_config(loss=loss, solver=solver, anchors=anchors, iterations=iterations, device=device)
-    from fit3d.evaluate.parts import contact_sheet, labelled_photos, score_photo
+    from fit3d.evaluate.parts import average_score, contact_sheet, labelled_photos, score_photo
     from fit3d.morphable.registry import load_model
-    from fit3d.observe.label_image import load_label_image
+    from fit3d.observe.label_image import read_label_image
 
     pairs = labelled_photos(folder)
     face_model = load_model(model)
@@ -97,71 +97,37 @@ def evaluate_parts_command(
                 score, sighting, fit = score_photo(
                     pair, face_model, config, observed=observed, landmarks=landmarks, parser=parser
                 )
-            except PhotoError as error:
-                failures[pair.photo.name] = str(error)
-                console.error(str(error))
+            except Exception as error:
+                failures[pair.photo.name] = failure_of_photo(error)[1]
+                console.error(f"{pair.photo.name}: {failures[pair.photo.name]}")
                 continue
             finally:
                 console.advance()
             scores.append(score)
             if not as_json:
-                console.result(_score_row(score.photo, score), {})
+                console.result(_score_row(score), {})
             if sheet is not None:
-                labels = load_label_image(pair.labels, sighting.photo)
+                labels = read_label_image(pair.labels, sighting.photo)
                 contact_sheet(sighting, labels, face_model, fit).save(sheet / f"{pair.photo.stem}.png")
-    summary = _summary(scores)
+    average = average_score(scores) if scores else None
     if as_json:
-        photos = [vars(score) for score in scores]
-        console.result("", {"photos": photos, "failures": failures, "summary": summary})
-    elif scores:
-        console.result(_summary_row(summary), {})
+        report = {
+            "photos": [vars(score) for score in scores],
+            "failures": failures,
+            "average": vars(average) if average else None,
+            "identity_rms_max": max((score.identity_rms for score in scores), default=None),
+        }
+        console.result("", report)
+    elif average:
+        console.result(_score_row(average), {})
     return 1 if failures else 0
 
 
-def _mean(values: list[float]) -> float | None:
-    return statistics.fmean(values) if values else None
-
-
-def _summary(scores: list[PartScore]) -> dict[str, Any]:
-    """Means over the photos, each part over the photos where people drew it; the median of the seconds."""
-    return {
-        "photos": len(scores),
-        "part_iou": {
-            name: _mean([score.part_iou[name] for score in scores if name in score.part_iou]) for name in _COLUMNS
-        },
-        "landmark_nme": _mean([score.landmark_nme for score in scores]),
-        "identity_rms": _mean([score.identity_rms for score in scores]),
-        "identity_rms_max": max((score.identity_rms for score in scores), default=None),
-        "asymmetry": _mean([score.asymmetry for score in scores]),
-        "fit_s_median": statistics.median(score.fit_s for score in scores) if scores else None,
-    }
-
-
-def _score_row(name: str, score: PartScore) -> str:
-    return _numbers_row(name, score.part_iou, score.landmark_nme, score.identity_rms, score.asymmetry, score.fit_s)
-
-
-def _summary_row(summary: dict[str, Any]) -> str:
-    return _numbers_row(
-        "mean (s: median)",
-        summary["part_iou"],
-        summary["landmark_nme"],
-        summary["identity_rms"],
-        summary["asymmetry"],
-        summary["fit_s_median"],
-    )
-
-
-def _numbers_row(
-    name: str,
-    overlap: dict[str, float | None] | dict[str, float],
-    nme: float,
-    rms: float,
-    asymmetry: float,
-    seconds: float,
-) -> str:
-    cells = ["-" if overlap.get(part) is None else f"{100.0 * (overlap[part] or 0.0):.1f}" for part in _COLUMNS]
-    return _row(name, [*cells, f"{100.0 * nme:.1f}", f"{rms:.2f}", f"{asymmetry:.2f}", f"{seconds:.2f}"])
+def _score_row(score: PartScore) -> str:
+    overlap = [score.part_iou.get(name, math.nan) for name in _COLUMNS]
+    cells = [f"{100.0 * value:.1f}" if math.isfinite(value) else "-" for value in overlap]
+    cells += [f"{100.0 * score.landmark_nme:.1f}", f"{score.identity_rms:.2f}"]
+    return _row(score.photo, [*cells, f"{score.asymmetry:.2f}", f"{score.fit_s:.2f}"])
 
 
 def _row(name: str, cells: list[str]) -> str:

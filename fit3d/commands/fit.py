@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fit3d.commands.console import Console
+from fit3d.commands.console import Console, failure_of_photo
 from fit3d.commands.options import (
     DEFAULTS,
     AnchorsOption,
@@ -30,7 +31,8 @@ from fit3d.commands.options import (
     fit_config,
     parse_face,
 )
-from fit3d.errors import Fit3dError, PhotoError, UsageError
+from fit3d.config import TextureConfig
+from fit3d.errors import UsageError
 
 if TYPE_CHECKING:
     from fit3d.config import FitConfig
@@ -69,7 +71,7 @@ def fit_command(
     focal: FocalOption = None,
     texture_size: Annotated[
         int, typer.Option("--texture-size", min=16, max=8192, help="Side of the texture image in pixels.")
-    ] = 1024,
+    ] = TextureConfig.size,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> int:
@@ -81,6 +83,7 @@ def fit_command(
     choice = parse_face(face)
     label_images = _label_images(photos, parts or [])
     config = fit_config(loss=loss, solver=solver, anchors=anchors, iterations=iterations, seed=seed, device=device)
+    from fit3d.export.files import output_folder
     from fit3d.morphable.registry import load_model
 
     job = _Job(
@@ -94,9 +97,9 @@ def fit_command(
     )
     console = Console(quiet=quiet, as_json=as_json)
     with _output_folder(out), console.progress(len(photos)):
-        failed = 0
-        for photo, name, labels in zip(photos, folder_names(photos), label_images, strict=True):
-            if not _fit_photo(photo, name, labels, out, job, console):
+        failed, used = 0, set[str]()
+        for photo, labels in zip(photos, label_images, strict=True):
+            if not _fit_photo(photo, labels, output_folder(out, photo.stem, used), job, console):
                 failed += 1
             console.advance()
     return 1 if failed else 0
@@ -115,8 +118,11 @@ class _Job:
     config: FitConfig
 
 
-def _fit_photo(photo: Path, name: str, labels: Path | None, out: Path, job: _Job, console: Console) -> bool:
-    """Fits the chosen faces of one photo and writes them; False where any could not be fitted, which is reported."""
+def _fit_photo(photo: Path, labels: Path | None, folder: Path, job: _Job, console: Console) -> bool:
+    """Fits the chosen faces of one photo and writes them to `folder`, or to `folder`-face1, `folder`-face2, ...
+
+    Returns False where any could not be fitted, which is reported.
+    """
     from fit3d import pipeline
 
     def stage(description: str) -> None:
@@ -149,7 +155,7 @@ def _fit_photo(photo: Path, name: str, labels: Path | None, out: Path, job: _Job
                     "--face all fits all, --face 2 the second largest"
                 )
             stage("writing")
-            saved = reconstruction.save(out, name if number is None else f"{name}-face{number}")
+            saved = reconstruction.save(folder.parent, folder.name if number is None else f"{folder.name}-face{number}")
         except Exception as error:
             _report_failure(photo, number, error, console)
             fitted_all = False
@@ -160,15 +166,8 @@ def _fit_photo(photo: Path, name: str, labels: Path | None, out: Path, job: _Job
 
 def _report_failure(photo: Path, number: int | None, error: Exception, console: Console) -> None:
     """Says that a photo, or its face `number`, could not be fitted; raises again what concerns the whole call."""
-    if isinstance(error, Fit3dError) and not isinstance(error, PhotoError):
-        raise error
     where = str(photo) if number is None else f"{photo}, face {number}"
-    message = str(error)
-    if isinstance(error, PhotoError):
-        status = error.status
-    else:
-        status = "failed"
-        message = f"unexpected {type(error).__name__}: {message} (FIT3D_DEBUG=1 shows where)"
+    status, message = failure_of_photo(error)
     console.error(message if str(photo) in message else f"{where}: {message}")
     if console.as_json:
         record: dict[str, Any] = {"photo": str(photo), "face": number, "status": status, "error": message}
@@ -182,8 +181,8 @@ def _report_success(
     for warning in warnings:
         console.warn(warning if str(photo) in warning else f"{photo}: {warning}")
     fit = reconstruction.fit
-    mean = fit.part_iou.get("mean")
-    overlap = "-" if mean is None else f"{100.0 * mean:.1f} %"
+    mean = fit.part_iou["mean"]  # NaN where no part was seen
+    overlap = f"{100.0 * mean:.1f} %" if math.isfinite(mean) else "-"
     console.result(
         f"{saved.folder}  Part IoU {overlap}  landmark error {100.0 * fit.landmark_nme:.1f} %"
         f"  {saved.timings_s['total']:.1f} s",
@@ -201,23 +200,6 @@ def _report_success(
             "warnings": list(warnings),
         },
     )
-
-
-def folder_names(photos: Sequence[Path]) -> list[str]:
-    """Name of each photo's result folder: its stem, with '-2', '-3', ... where an earlier photo has it already.
-
-    Names that differ only in case count as equal, because some file systems say so.
-    """
-    names: list[str] = []
-    taken: set[str] = set()
-    for photo in photos:
-        name, number = photo.stem, 1
-        while name.casefold() in taken:
-            number += 1
-            name = f"{photo.stem}-{number}"
-        taken.add(name.casefold())
-        names.append(name)
-    return names
 
 
 def _label_images(photos: Sequence[Path], parts: Sequence[Path]) -> list[Path | None]:

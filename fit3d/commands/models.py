@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
+
+from fit3d.commands.console import json_line
 
 NAME_WIDTH = 12
 
@@ -19,7 +20,7 @@ def models_list_command(
     for name in MODEL_NAMES:
         model = load_model(name)
         if as_json:
-            print(json.dumps(_facts(model), ensure_ascii=False))
+            print(json_line(_facts(model)))
         else:
             print(
                 f"{name:{NAME_WIDTH}} {model.version}  {len(model.mean)} vertices, {len(model.identity)} identity and "
@@ -36,7 +37,7 @@ def models_info_command(
 
     facts = _facts(load_model(name))
     if as_json:
-        print(json.dumps(facts, ensure_ascii=False))
+        print(json_line(facts))
         return
     for key, value in facts.items():
         text = ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)

@@ -10,7 +10,7 @@ import typer
 
 from fit3d.config import FitConfig, Loss, Solver
 from fit3d.errors import UsageError
-from fit3d.observe.registry import LANDMARK_BACKENDS, PARSER_BACKENDS
+from fit3d.observe.registry import FACE_PARSERS, LANDMARK_DETECTORS
 
 if TYPE_CHECKING:
     from fit3d.pipeline import FaceChoice
@@ -19,11 +19,11 @@ DEFAULTS = FitConfig()
 
 ModelOption = Annotated[str, typer.Option("--model", help="Face model, see `fit3d models list`.", metavar="NAME")]
 LandmarksOption = Annotated[
-    str, typer.Option("--landmarks", metavar="|".join(LANDMARK_BACKENDS), help="Landmark detector.")
+    str, typer.Option("--landmarks", metavar="|".join(LANDMARK_DETECTORS), help="Landmark detector.")
 ]
 ParserOption = Annotated[
     str,
-    typer.Option("--parser", metavar="|".join(PARSER_BACKENDS), help="Face parser, which labels the photo's pixels."),
+    typer.Option("--parser", metavar="|".join(FACE_PARSERS), help="Face parser, which labels the photo's pixels."),
 ]
 LossOption = Annotated[
     Loss,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,12 +15,12 @@ from PIL import Image
 
 from fit3d.config import FitConfig
 from fit3d.errors import UsageError
-from fit3d.labels import PART_COLOURS
 from fit3d.metrics import part_iou
 from fit3d.morphable.model import MorphableModel
-from fit3d.observe.label_image import load_label_image
+from fit3d.observe.label_image import read_label_image
 from fit3d.pipeline import Sighting, look
-from fit3d.render.shade import over, shade, three_quarter_camera
+from fit3d.render.overlay import contact_view, draw_parts
+from fit3d.render.shade import over, shade
 from fit3d.solve.fit import fit_observation
 from fit3d.solve.result import Fit
 
@@ -29,7 +32,7 @@ PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 PANEL_PX = 320
 """Side of each picture of a contact sheet."""
-THREE_QUARTER_YAW_DEG = 40.0
+VIEWS_YAW_DEG = (0.0, 40.0)
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ def score_photo(
     """Fit the largest face of a photo and compare its parts with the people's labels."""
     sighting = look(pair.photo, landmarks=landmarks, parser=parser, parts=pair.labels if observed == "labels" else None)
     photo, observation = sighting.photo, sighting.observations[0]
-    truth = load_label_image(pair.labels, photo)
+    truth = read_label_image(pair.labels, photo)
     start = time.perf_counter()
     fit = fit_observation(model, observation, photo.width, photo.height, photo.focal_px, config)
     fit_s = time.perf_counter() - start
@@ -100,6 +103,23 @@ def score_photo(
         fit_s=fit_s,
     )
     return score, sighting, fit
+
+
+def average_score(scores: Sequence[PartScore]) -> PartScore:
+    """Means over the photos, each part over the photos where people drew it; of the seconds the median."""
+    seen: dict[str, list[float]] = {}
+    for score in scores:
+        for name, value in score.part_iou.items():
+            if math.isfinite(value):
+                seen.setdefault(name, []).append(value)
+    return PartScore(
+        photo="average (s: median)",
+        part_iou={name: statistics.fmean(values) for name, values in seen.items()},
+        landmark_nme=statistics.fmean(score.landmark_nme for score in scores),
+        identity_rms=statistics.fmean(score.identity_rms for score in scores),
+        asymmetry=statistics.fmean(score.asymmetry for score in scores),
+        fit_s=statistics.median(score.fit_s for score in scores),
+    )
 
 
 def expression_asymmetry(expression: dict[str, float]) -> float:
@@ -120,30 +140,16 @@ def expression_asymmetry(expression: dict[str, float]) -> float:
 def contact_sheet(sighting: Sighting, labels: np.ndarray, model: MorphableModel, fit: Fit) -> Image.Image:
     """Pictures side by side: the face; the head in clay over it; the head from the front and from three quarters;
     the labels (H, W) it is compared with; the fitted parts."""
-    crop = _wider(fit, 1.3)
-    box = tuple(round(value) for value in (crop[0], crop[1], crop[0] + crop[2], crop[1] + crop[2]))
+    left, top, size = round(fit.crop.left), round(fit.crop.top), round(fit.crop.size)
+    box = (left, top, left + size, top + size)
     photo = _cut(sighting.photo.pixels, box, Image.Resampling.BICUBIC)
     vertices = model.vertices(fit.identity, fit.expression)
     clay = _cut(shade(vertices, model.triangles, fit.camera), box, Image.Resampling.BICUBIC)
-    grey = np.full((PANEL_PX, PANEL_PX, 3), 40, np.uint8)
-    views = [
-        over(grey, shade(vertices, model.triangles, three_quarter_camera(vertices, yaw_deg, PANEL_PX)))
-        for yaw_deg in (0.0, THREE_QUARTER_YAW_DEG)
-    ]
-    palette = np.array(PART_COLOURS, np.uint8)
-    maps = [_cut(palette[image], box, Image.Resampling.NEAREST) for image in (labels, fit.parts)]
-    return Image.fromarray(np.concatenate([photo, over(photo, clay), *views, *maps], axis=1))
+    views = contact_view(vertices, model, size=PANEL_PX, yaws_deg=VIEWS_YAW_DEG)
+    maps = [draw_parts(photo, _cut(image, box, Image.Resampling.NEAREST), fill=0.35) for image in (labels, fit.parts)]
+    return Image.fromarray(np.concatenate([photo, over(photo, clay), views, *maps], axis=1))
 
 
-def _wider(fit: Fit, factor: float) -> tuple[float, float, float]:
-    """Left, top and side of the fit's crop, grown about its middle, photo px."""
-    crop = fit.crop
-    grown = crop.size * factor
-    return crop.left - (grown - crop.size) / 2.0, crop.top - (grown - crop.size) / 2.0, grown
-
-
-def _cut(pixels: np.ndarray, box: tuple[int, ...], resampling: Image.Resampling) -> np.ndarray:
+def _cut(pixels: np.ndarray, box: tuple[int, int, int, int], resampling: Image.Resampling) -> np.ndarray:
     """The `box` (left, top, right, bottom) of an image as a square of PANEL_PX; black beyond the image."""
-    left, top, right, bottom = box
-    cut = Image.fromarray(pixels).crop((left, top, right, bottom))
-    return np.asarray(cut.resize((PANEL_PX, PANEL_PX), resampling))
+    return np.asarray(Image.fromarray(pixels).crop(box).resize((PANEL_PX, PANEL_PX), resampling))
