@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from synthetic import synthetic_model
 
 from fit3d.config import FitConfig
 from fit3d.evaluate.geometry import (
@@ -19,6 +18,7 @@ from fit3d.evaluate.geometry import (
 from fit3d.labels import PRDL_PARTS
 from fit3d.morphable.model import MorphableModel
 from fit3d.solve.problem import cross_matrix
+from synthetic import synthetic_model
 
 
 @pytest.fixture(scope="module")

@@ -216,6 +216,17 @@ def test_nan_from_the_network(example: np.ndarray, detector: object, monkeypatch
         landmark_detector("mediapipe").detect(Photo.from_array(example))
 
 
+def test_upside_down_photos(shared_data: Path, detector: object) -> None:
+    """Faces whose eyes and forehead, seen upside down, pass for a face to the networks."""
+    for name in ("h1033", "h14253", "h4"):
+        photo = load_photo(shared_data / "labelled" / f"{name}.png")
+        large = np.full((1500, 2000, 3), 100, np.uint8)
+        large[300 : 300 + photo.height, 900 : 900 + photo.width] = photo.pixels
+        expected = points_of(photo.pixels) + (900, 300)
+        found = (2000, 1500) - points_of(large[::-1, ::-1])
+        assert np.linalg.norm(found - expected, axis=1).mean() < 0.01 * face_height(expected), name
+
+
 def test_real_photos(shared_data: Path, detector: object) -> None:
     """Every face of the photos is found once, whatever it does; both of the picture with two."""
     expected = {"twogirls.jpg": 2}
@@ -340,6 +351,9 @@ def test_far_side_of_a_profile_vanishes(example_points: np.ndarray) -> None:
     present = set(np.unique(parts))
     assert LEFT_EYE not in present and LEFT_EYEBROW not in present
     assert {RIGHT_EYE, RIGHT_EYEBROW, NOSE, UPPER_LIP, LOWER_LIP, SKIN} <= present
+    for index, part in {5: NOSE, 9: SKIN, 200: SKIN}.items():  # the near half reaches the profile line
+        x, y = np.floor(points[index] - (1.5, 0.0)).astype(int)
+        assert parts[y, x] == part, index
     # nothing is drawn beyond the profile line
     assert not parts[:, int(np.ceil(points[:, 0].max())) + 1 :].any()
 

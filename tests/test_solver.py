@@ -7,20 +7,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from synthetic import synthetic_camera, synthetic_identity, synthetic_model
 
+import fit3d.targets
 from fit3d.camera import Camera
 from fit3d.config import FitConfig, Loss
+from fit3d.energy.prdl import descriptor, pixel_centres
 from fit3d.morphable.model import MorphableModel
 from fit3d.observe.base import Backend, LandmarkLayout, Landmarks, Observation
 from fit3d.solve.adam import differentiable_energy
 from fit3d.solve.fit import face_geometry, fit_observation, start_from_pose, visible_parts
 from fit3d.solve.levenberg_marquardt import bounded_step, minimise
-from fit3d.solve.objective import Objective
+from fit3d.solve.objective import Objective, surface_points
 from fit3d.solve.pose import pose_from_landmarks
 from fit3d.solve.problem import FaceGeometry, Parameters, project
 from fit3d.solve.quadratic import Quadratic
 from fit3d.targets import make_targets
+from synthetic import synthetic_camera, synthetic_identity, synthetic_model
 
 NOBODY = Backend("truth", "0")
 
@@ -96,12 +98,9 @@ def test_hessian_is_that_of_the_rows(model: MorphableModel) -> None:
     objective = Objective.build(geometry, targets, config, True)
     here = objective.evaluate(start_from_pose(geometry, targets, camera.focal_px, camera.principal_px))
 
-    from fit3d.energy.prdl import descriptor, pixel_centres
-    from fit3d.solve.objective import surface_points
-
-    (part,) = here.parts
-    whole = torch.nonzero(part.pixels.mask).squeeze(1)
     assert here.raster is not None
+    (pixels,) = here.raster.sets
+    whole = torch.nonzero(pixels.mask).squeeze(1)
     points = surface_points(geometry, here.raster.fragments, whole)
     anchors = pixel_centres(targets.anchors, targets.crop.resolution, torch.float64)
 
@@ -128,10 +127,8 @@ def test_energy_is_zero_at_the_truth(model: MorphableModel, yaw: float, expressi
     targets = make_targets(observation, config)
     # measure at the photo's own pixels, so that both sides are the same raster
     whole = replace(targets.crop, left=0.0, top=0.0, size=224.0)
-    import fit3d.targets as module
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "face_crop", lambda landmarks, config: whole)
+        patch.setattr(fit3d.targets, "face_crop", lambda landmarks, config: whole)
         targets = make_targets(observation, config)
     objective = Objective.build(geometry, targets, config, with_parts=True)
     evaluation = objective.evaluate(at)

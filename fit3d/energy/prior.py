@@ -8,9 +8,7 @@ from torch import Tensor
 from fit3d.config import PriorConfig
 
 
-def prior_precision(
-    identity_count: int, expression_count: int, twins: Tensor, config: PriorConfig
-) -> Tensor:
+def prior_precision(identity_count: int, expression_count: int, twins: Tensor, config: PriorConfig) -> Tensor:
     """(K + L, K + L) float64 precision Q of the Gaussian prior, whose energy is c^T Q c.
 
     c^T Q c = identity |a|^2 + |b|^2 / expression_sd^2 + sum over twins (b_left - b_right)^2 / asymmetry_sd^2, with

@@ -116,9 +116,7 @@ def observe_known(
     return replace(placed, landmarks=Landmarks(layout, px, TRUTH))
 
 
-def score_known(
-    model: MorphableModel, head: KnownHead, observation: Observation, config: FitConfig
-) -> GeometryScore:
+def score_known(model: MorphableModel, head: KnownHead, observation: Observation, config: FitConfig) -> GeometryScore:
     """Fit an observed known head, the focal length being known, and measure."""
     camera = head.camera
     fit = fit_observation(model, observation, camera.width, camera.height, camera.focal_px, config)

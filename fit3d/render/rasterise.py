@@ -134,9 +134,10 @@ def _fragments(
     if covered.numel():
         triangle[covered] = winner[covered]
         ids = triangles[winner[covered]]
-        centre = torch.stack(
-            [covered % width, torch.div(covered, width, rounding_mode="floor")], 1
-        ).to(points_px.dtype) + 0.5
+        centre = (
+            torch.stack([covered % width, torch.div(covered, width, rounding_mode="floor")], 1).to(points_px.dtype)
+            + 0.5
+        )
         barycentric[covered] = perspective_weights(centre, points_px[ids], depth[ids])
     return Fragments(triangle.view(height, width), barycentric.view(height, width, 3), nearest.view(height, width))
 

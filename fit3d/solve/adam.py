@@ -6,7 +6,8 @@ tested against it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from fit3d import labels
 from fit3d.energy.landmarks import landmark_energy
 from fit3d.energy.prdl import descriptor, pixel_centres, pixel_sets
 from fit3d.solve.objective import Evaluation, Objective, surface_points
-from fit3d.solve.problem import Parameters, project
+from fit3d.solve.problem import POSE_SIZE, Parameters, project
 from fit3d.targets import part_masks
 
 STEPS_PER_ITERATION = 20
@@ -24,6 +25,8 @@ STEPS_PER_ITERATION = 20
 
 @dataclass(frozen=True)
 class AdamOutcome:
+    """Where Adam ended: `stop_reason` is 'iterations', or 'watch' when the watcher stopped it."""
+
     start: Evaluation
     end: Evaluation
     steps: int
@@ -36,8 +39,12 @@ def differentiable_energy(objective: Objective, start: Parameters, step: Tensor)
     Which pixels belong to which part is taken at the given parameters and held fixed for the derivative.
     """
     at = start.moved(step)
-    here = Parameters(at.coefficients.detach(), at.rotation.detach(), at.translation.detach(), at.focal_px,
-                      at.principal_px)
+    here = replace(
+        at,
+        coefficients=at.coefficients.detach(),
+        rotation=at.rotation.detach(),
+        translation=at.translation.detach(),
+    )
     targets, config = objective.targets, objective.config
     landmarks = objective.landmark_points(here)
     energy = landmark_energy(project(landmarks.at(at.coefficients), at).px, targets.landmarks)
@@ -68,17 +75,24 @@ def differentiable_energy(objective: Objective, start: Parameters, step: Tensor)
     return energy
 
 
-def minimise_adam(objective: Objective, start: Evaluation, steps: int, learning_rate: float = 0.02) -> AdamOutcome:
+def minimise_adam(
+    objective: Objective,
+    start: Evaluation,
+    steps: int,
+    learning_rate: float = 0.02,
+    watch: Callable[[int, Evaluation], bool] = lambda step, evaluation: False,
+) -> AdamOutcome:
     """Lower the energy with Adam over coefficients (learning rate as given) and pose (a tenth of it).
 
-    Expression coefficients are clamped to their bounds after each step; the lowest energy met is returned.
+    Expression coefficients are clamped to their bounds after each step. Every tenth point is evaluated; the lowest is
+    returned. `watch` is told of each and ends the descent by returning True.
     """
     bounds = objective.geometry.expression_bounds
     count = objective.geometry.identity_count
     current, best = start.at, start
     size = objective.geometry.parameter_count
     rate = torch.full((size,), learning_rate, dtype=current.coefficients.dtype, device=bounds.device)
-    rate[-6:] *= 0.1
+    rate[-POSE_SIZE:] *= 0.1
     first = torch.zeros_like(rate)
     second = torch.zeros_like(rate)
     for index in range(1, steps + 1):
@@ -90,11 +104,11 @@ def minimise_adam(objective: Objective, start: Evaluation, steps: int, learning_
         moved = current.moved(move)
         coefficients = moved.coefficients.clone()
         coefficients[count:] = torch.minimum(torch.maximum(coefficients[count:], bounds[:, 0]), bounds[:, 1])
-        current = Parameters(coefficients, moved.rotation, moved.translation, moved.focal_px, moved.principal_px)
+        current = replace(moved, coefficients=coefficients)
         if index % 10 == 0 or index == steps:
             evaluation = objective.evaluate(current)
             if evaluation.energy < best.energy:
                 best = evaluation
+            if watch(index, evaluation):
+                return AdamOutcome(start, best, index, "watch")
     return AdamOutcome(start, best, steps, "iterations")
-
-

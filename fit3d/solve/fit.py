@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -17,8 +18,8 @@ from fit3d.metrics import landmark_nme, part_iou
 from fit3d.morphable.model import MorphableModel
 from fit3d.observe.base import LandmarkLayout, Observation
 from fit3d.render.rasterise import rasterise_front
-from fit3d.solve.adam import STEPS_PER_ITERATION, minimise_adam
-from fit3d.solve.levenberg_marquardt import minimise, minimise_rough
+from fit3d.solve.adam import STEPS_PER_ITERATION, AdamOutcome, minimise_adam
+from fit3d.solve.levenberg_marquardt import Outcome, minimise, minimise_rough
 from fit3d.solve.objective import Evaluation, Objective, surface_labels
 from fit3d.solve.pose import pose_from_landmarks
 from fit3d.solve.problem import FaceGeometry, Parameters
@@ -27,6 +28,12 @@ from fit3d.targets import Targets, make_targets
 
 LANDMARK_ITERATIONS = 20
 """Most Levenberg-Marquardt steps of the landmark stage."""
+FEWEST_LANDMARKS = 12
+"""Fewer usable landmarks do not tell a pose."""
+PROFILE_DEG = 55.0
+"""A face turned further away than this, degrees, is reported: detectors guess its far side."""
+POOR_PART_IOU = 0.65
+"""A mean Part IoU below this is reported."""
 PARTS_RASTER_LIMIT = 1536
 """Longest side, px, at which the fitted parts are drawn; a larger head's label image is enlarged from it."""
 
@@ -44,15 +51,46 @@ def fit_observation(
     `focal_px` is the photo's focal length in px; None takes the default field of view of `config.focal`. The
     principal point is the photo's centre. Raises ObservationError if too few landmarks are present.
     """
-    present = np.isfinite(observation.landmarks.points_px).all(1)
-    if present.sum() < 12:
-        raise ObservationError(f"only {int(present.sum())} landmarks are usable; at least 12 are needed for a pose")
+    stage = fit_landmarks(model, observation, width, height, focal_px, config)
+    begin, end, steps, stop = stage.outcome.start, stage.outcome.end, stage.outcome.steps, stage.outcome.stop_reason
+    if config.loss == "prdl":
+        refined = refine_with_parts(stage, config)
+        begin, end, stop = refined.start, refined.end, refined.stop_reason
+        steps += refined.steps
+    return _result(stage, observation, begin, end, steps, stop)
+
+
+@dataclass(frozen=True)
+class LandmarkStage:
+    """A face fitted to its landmarks, and the problem as it goes on to the next stage."""
+
+    objective: Objective
+    """Without parts."""
+    outcome: Outcome[Evaluation]
+    width: int
+    """Of the photo, px."""
+    height: int
+    focal_px: float
+    """Of the photo, px."""
+
+
+def fit_landmarks(
+    model: MorphableModel,
+    observation: Observation,
+    width: int,
+    height: int,
+    focal_px: float | None,
+    config: FitConfig,
+) -> LandmarkStage:
+    """Pose in closed form, then pose, identity and expression from landmarks alone. Arguments: `fit_observation`."""
+    present = int(np.isfinite(observation.landmarks.points_px).all(1).sum())
+    if present < FEWEST_LANDMARKS:
+        raise ObservationError(f"only {present} landmarks are usable; a pose needs at least {FEWEST_LANDMARKS}")
     geometry = face_geometry(model, observation.landmarks.layout, config.device)
     targets = make_targets(observation, config)
-    focal = focal_px or max(width, height) / (2.0 * np.tan(np.radians(config.focal.default_fov_deg) / 2.0))
-    start = start_from_pose(geometry, targets, float(focal), (width / 2.0, height / 2.0))
-
+    focal = focal_px or max(width, height) / (2.0 * math.tan(math.radians(config.focal.default_fov_deg) / 2.0))
     objective = Objective.build(geometry, targets, config, with_parts=False)
+    start = start_from_pose(geometry, targets, focal, (width / 2.0, height / 2.0))
     outcome = minimise(
         objective.evaluate(start),
         objective.quadratic,
@@ -60,24 +98,23 @@ def fit_observation(
         lambda from_: _room(from_, geometry),
         LANDMARK_ITERATIONS,
     )
-    begin, end, steps, stop = outcome.start, outcome.end, outcome.steps, outcome.stop_reason
-    if config.loss == "prdl":
-        objective = replace(objective, with_parts=True)
-        before = objective.evaluate(end.at)
-        if config.solver == "adam":
-            reference = minimise_adam(objective, before, config.iterations * STEPS_PER_ITERATION)
-            begin, end, more, stop = reference.start, reference.end, reference.steps, reference.stop_reason
-        else:
-            refined = minimise_rough(
-                before,
-                objective.quadratic,
-                lambda from_, step: objective.evaluate(_clamped(from_.at.moved(step), geometry)),
-                lambda from_: _room(from_, geometry),
-                config.iterations,
-            )
-            begin, end, more, stop = refined.start, refined.end, refined.steps, refined.stop_reason
-        steps += more
-    return _result(model, geometry, observation, targets, begin, end, steps, stop, (width, height), float(focal))
+    return LandmarkStage(objective, outcome, width, height, focal)
+
+
+def refine_with_parts(stage: LandmarkStage, config: FitConfig) -> Outcome[Evaluation] | AdamOutcome:
+    """Go on from the landmarks with PRDL added, with the solver of `config`."""
+    objective = replace(stage.objective, with_parts=True)
+    geometry = objective.geometry
+    start = objective.evaluate(stage.outcome.end.at)
+    if config.solver == "adam":
+        return minimise_adam(objective, start, config.iterations * STEPS_PER_ITERATION)
+    return minimise_rough(
+        start,
+        objective.quadratic,
+        lambda from_, step: objective.evaluate(_clamped(from_.at.moved(step), geometry)),
+        lambda from_: _room(from_, geometry),
+        config.iterations,
+    )
 
 
 @lru_cache(maxsize=4)
@@ -135,25 +172,16 @@ def _clamped(at: Parameters, geometry: FaceGeometry) -> Parameters:
 
 
 def _result(
-    model: MorphableModel,
-    geometry: FaceGeometry,
-    observation: Observation,
-    targets: Targets,
-    begin: Evaluation,
-    end: Evaluation,
-    steps: int,
-    stop_reason: str,
-    size: tuple[int, int],
-    focal_px: float,
+    stage: LandmarkStage, observation: Observation, begin: Evaluation, end: Evaluation, steps: int, stop_reason: str
 ) -> Fit:
-    at = end.at
+    at, geometry, crop = end.at, stage.objective.geometry, stage.objective.targets.crop
     pose = torch.eye(4, dtype=torch.float64)
     pose[:3, :3] = _nearest_rotation(at.rotation.double().cpu())
     pose[:3, 3] = at.translation.double().cpu()
-    width, height = size
-    camera = Camera(width, height, focal_px, (width / 2.0, height / 2.0), pose)
+    principal = (stage.width / 2.0, stage.height / 2.0)
+    camera = Camera(stage.width, stage.height, stage.focal_px, principal, pose)
     parts = visible_parts(geometry, at, camera)
-    crop = targets.crop
+    overlap = part_iou(parts, observation.parts)
     px = end.landmark_positions.px.double().cpu().numpy() / crop.scale + np.array([crop.left, crop.top])
     return Fit(
         identity=at.coefficients[: geometry.identity_count].double().cpu(),
@@ -161,13 +189,31 @@ def _result(
         camera=camera,
         crop=crop,
         parts=parts,
-        part_iou=part_iou(parts, observation.parts),
+        part_iou=overlap,
         landmark_nme=landmark_nme(px, observation.landmarks.points_px),
         energy_start=begin.terms,
         energy_end=end.terms,
         iterations=steps,
         stop_reason=stop_reason,
+        warnings=_doubts(pose, overlap["mean"]),
     )
+
+
+def _doubts(pose: Tensor, overlap: float) -> tuple[str, ...]:
+    """What the user should check by eye, one sentence each."""
+    doubts = []
+    away = math.degrees(math.acos(max(-1.0, min(1.0, -float(pose[2, 2])))))  # between the face's and the camera's axis
+    if away > PROFILE_DEG:
+        doubts.append(
+            f"the face is turned {away:.0f} degrees away from the camera: landmarks of its far side are guesses, "
+            "so check the overlay"
+        )
+    if overlap < POOR_PART_IOU:
+        doubts.append(
+            f"the fitted parts overlap the observed ones by only {100.0 * overlap:.0f} %: check the overlay, and "
+            "whether the face is partly hidden"
+        )
+    return tuple(doubts)
 
 
 def _nearest_rotation(matrix: Tensor) -> Tensor:
@@ -191,9 +237,7 @@ def visible_parts(geometry: FaceGeometry, at: Parameters, camera: Camera) -> np.
     reduction = max(1.0, max(right - left, bottom - top) / PARTS_RASTER_LIMIT)
     height, width = round((bottom - top) / reduction), round((right - left) / reduction)
     scale = px.new_tensor([width / (right - left), height / (bottom - top)])
-    fragments = rasterise_front(
-        (px - px.new_tensor([left, top])) * scale, cam[:, 2], geometry.triangles, height, width
-    )
+    fragments = rasterise_front((px - px.new_tensor([left, top])) * scale, cam[:, 2], geometry.triangles, height, width)
     drawn = surface_labels(geometry, fragments).to(torch.uint8).cpu().numpy()
     rows = ((np.arange(bottom - top) + 0.5) * height / (bottom - top)).astype(int)
     columns = ((np.arange(right - left) + 0.5) * width / (right - left)).astype(int)

@@ -47,14 +47,9 @@ class Objective:
         masks = part_masks(part_labels, targets.hidden, targets.above_brows)
         sets = pixel_sets(masks, self.config.prdl.mean_points)
         chosen = tuple(sets[labels.PRDL_PARTS.index(target.label)] for target in targets.parts)
-        resolution, dtype = targets.crop.resolution, self.geometry.surface.mean.dtype
-        centres = tuple(
-            SetPoints(*(pixel_centres(index, resolution, dtype) for index in (p.border, p.extreme, p.spread)))
-            for p in chosen
-        )
-        return self._evaluate(at, Raster(fragments, chosen), centres)
+        return self._evaluate(at, Raster(fragments, chosen))
 
-    def _evaluate(self, at: Parameters, raster: Raster | None, points: tuple[SetPoints, ...] = ()) -> Evaluation:
+    def _evaluate(self, at: Parameters, raster: Raster | None) -> Evaluation:
         landmarks = self.landmark_points(at)
         landmark_positions = project(landmarks.at(at.coefficients), at)
         terms = {"landmarks": float(landmark_energy(landmark_positions.px, self.targets.landmarks))}
@@ -62,7 +57,7 @@ class Objective:
         terms["prior"] = float(coefficients @ self.precision @ coefficients)
         parts: tuple[SeenPart, ...] = ()
         if raster is not None:
-            parts = self._see_parts(raster.sets, points)
+            parts = self._see_parts(raster.sets)
             terms["prdl"] = sum(part.energy for part in parts)
         return Evaluation(at, terms, landmarks, landmark_positions, raster, parts)
 
@@ -86,19 +81,16 @@ class Objective:
         """Rasterise the outer surface in the crop: fragments, and the part label (R, R) int64 of each pixel."""
         projected = project(self.geometry.surface.at(at.coefficients), at)
         resolution = self.targets.crop.resolution
-        fragments = rasterise_front(
-            projected.px, projected.cam[:, 2], self.geometry.triangles, resolution, resolution
-        )
+        fragments = rasterise_front(projected.px, projected.cam[:, 2], self.geometry.triangles, resolution, resolution)
         return fragments, surface_labels(self.geometry, fragments)
 
-    def _see_parts(self, sets: tuple[PixelSet, ...], points: tuple[SetPoints, ...]) -> tuple[SeenPart, ...]:
-        targets, resolution = self.targets, self.targets.crop.resolution
-        dtype = self.geometry.surface.mean.dtype
-        anchors = pixel_centres(targets.anchors, resolution, dtype)
-        coarse = pixel_centres(targets.coarse_anchors, resolution, dtype)
+    def _see_parts(self, sets: tuple[PixelSet, ...]) -> tuple[SeenPart, ...]:
+        targets, dtype = self.targets, self.geometry.surface.mean.dtype
+        anchors = pixel_centres(targets.anchors, targets.crop.resolution, dtype)
+        coarse = pixel_centres(targets.coarse_anchors, targets.crop.resolution, dtype)
         return tuple(
-            _see_part(pixels, at, target, targets, anchors, coarse, self.config)
-            for pixels, at, target in zip(sets, points, targets.parts, strict=True)
+            _see_part(pixels, target, targets, anchors, coarse, self.config)
+            for pixels, target in zip(sets, targets.parts, strict=True)
         )
 
     def quadratic(self, evaluation: Evaluation) -> Quadratic:
@@ -131,28 +123,23 @@ class Objective:
         model = Quadratic(evaluation.terms["prdl"], model.gradient, model.hessian)
         pixels, pulls, stiffnesses = [], [], []
         for part in evaluation.parts:
-            for seen, points, residual in (
-                (part.nearest, part.pixels.border, part.nearest_residual),
-                (part.furthest, part.pixels.extreme, part.furthest_residual),
-            ):
-                if seen is None:
-                    continue
-                pull, stiffness = gather_rows(seen, residual, part.point_weight, points.numel())
+            for rows in part.single:
+                pull, stiffness = gather_rows(rows, part.point_weight)
                 touched = torch.nonzero(stiffness.flatten(1).any(1)).squeeze(1)
-                pixels.append(points[touched])
+                pixels.append(rows.pixels[touched])
                 pulls.append(pull[touched])
                 stiffnesses.append(stiffness[touched])
-            if part.mean_residual is not None and not part.pixels.empty:
-                spread = self._pixel_jacobian(part.pixels.spread, evaluation)
-                rows = part.mean_direction.flatten(1) @ spread.flatten(0, 1)
+            if part.mean is not None:
+                by_points = self._pixel_jacobian(part.mean.pixels, evaluation)
+                dense = part.mean.direction.flatten(1) @ by_points.flatten(0, 1)
                 model = model + Quadratic(
                     0.0,
-                    part.mean_weight * (rows.mT @ part.mean_residual).double(),
-                    part.mean_weight * (rows.mT @ rows).double(),
+                    part.mean_weight * (dense.mT @ part.mean.residual).double(),
+                    part.mean_weight * (dense.mT @ dense).double(),
                 )
         if pixels:
-            rows = self._pixel_jacobian(torch.cat(pixels), evaluation)
-            model = model + Quadratic.from_points(0.0, rows, torch.cat(pulls), torch.cat(stiffnesses))
+            by_points = self._pixel_jacobian(torch.cat(pixels), evaluation)
+            model = model + Quadratic.from_points(0.0, by_points, torch.cat(pulls), torch.cat(stiffnesses))
         return model
 
     def _pixel_jacobian(self, pixels: Tensor, evaluation: Evaluation) -> Tensor:
@@ -160,15 +147,6 @@ class Objective:
         assert evaluation.raster is not None
         points = surface_points(self.geometry, evaluation.raster.fragments, pixels)
         return jacobian(points, project(points.at(evaluation.at.coefficients), evaluation.at), evaluation.at)
-
-
-@dataclass(frozen=True)
-class SetPoints:
-    """Where the points of a `PixelSet` are: border (B, 2), extreme (E, 2) and spread (S, 2), crop px."""
-
-    border: Tensor
-    extreme: Tensor
-    spread: Tensor
 
 
 @dataclass(frozen=True)
@@ -181,21 +159,39 @@ class Raster:
 
 
 @dataclass(frozen=True)
+class SingleRows:
+    """Residuals that touch one point each: of 'min', or of 'max'."""
+
+    seen: Seen
+    residual: Tensor
+    """(A,) px."""
+    pixels: Tensor
+    """(N,) int64: the crop pixels of the points that `seen` selects from."""
+
+
+@dataclass(frozen=True)
+class MeanRows:
+    """Residuals of 'mean', each of which touches all points."""
+
+    residual: Tensor
+    """(A',) px."""
+    direction: Tensor
+    """(A', S, 2)."""
+    pixels: Tensor
+    """(S,) int64: the crop pixels of the points."""
+
+
+@dataclass(frozen=True)
 class SeenPart:
     """One part of the model as the anchors see it, beside its target."""
 
-    pixels: PixelSet
     energy: float
     point_weight: float
     """Weight of one squared residual of min or max."""
     mean_weight: float
     """Weight of one squared residual of mean."""
-    nearest: Seen | None
-    nearest_residual: Tensor | None
-    furthest: Seen | None
-    furthest_residual: Tensor | None
-    mean_residual: Tensor | None
-    mean_direction: Tensor | None
+    single: tuple[SingleRows, ...]
+    mean: MeanRows | None
 
 
 @dataclass(frozen=True)
@@ -236,44 +232,47 @@ def surface_points(geometry: FaceGeometry, fragments: Fragments, pixels: Tensor)
     return LinearPoints(torch.einsum("nk,nkc->nc", weights, corners.mean), basis)
 
 
-def gather_rows(seen: Seen, residual: Tensor, weight: float, count: int) -> tuple[Tensor, Tensor]:
-    """Sum the rows of anchors by the point they selected: b (count, 2) and B (count, 2, 2).
+def gather_rows(rows: SingleRows, weight: float) -> tuple[Tensor, Tensor]:
+    """Sum the rows of anchors by the point they selected: b (N, 2) and B (N, 2, 2).
 
     b_j = w sum r_i u_i and B_j = w sum u_i u_i^T over the anchors i with selected(i) = j.
     """
+    seen, count = rows.seen, rows.pixels.numel()
     active = torch.nonzero(seen.selected >= 0).squeeze(1)
     chosen, u = seen.selected[active], seen.direction[active]
-    pull = u.new_zeros(count, 2).index_add_(0, chosen, weight * residual[active, None] * u)
+    pull = u.new_zeros(count, 2).index_add_(0, chosen, weight * rows.residual[active, None] * u)
     stiffness = u.new_zeros(count, 2, 2).index_add_(0, chosen, weight * u[:, :, None] * u[:, None, :])
     return pull, stiffness
 
 
 def _see_part(
-    pixels: PixelSet, at: SetPoints, target: PartTarget, targets: Targets, anchors: Tensor, coarse: Tensor, config: FitConfig
+    pixels: PixelSet,
+    target: PartTarget,
+    targets: Targets,
+    anchors: Tensor,
+    coarse: Tensor,
+    config: FitConfig,
 ) -> SeenPart:
-    resolution = targets.crop.resolution
-    point_weight = target.weight / anchors.shape[0]
-    mean_weight = target.weight / coarse.shape[0]
     if pixels.empty:
         # the model shows nothing of a part that the photo shows: as bad as a part one crop away, and no direction
-        return SeenPart(pixels, target.weight * resolution**2, 0.0, 0.0, None, None, None, None, None, None)
-    energy = 0.0
-    nearest = furthest = None
-    nearest_residual = furthest_residual = mean_residual = mean_direction = None
-    statistics = config.prdl.statistics
-    if "min" in statistics:
-        nearest = see_nearest(at.border, anchors, pixels.mask[targets.anchors])
-        nearest_residual = nearest.distance - target.nearest
-        energy += point_weight * float(nearest_residual.square().sum())
-    if "max" in statistics:
-        furthest = see_furthest(at.extreme, anchors)
-        furthest_residual = furthest.distance - target.furthest
-        energy += point_weight * float(furthest_residual.square().sum())
-    if "mean" in statistics:
-        mean, mean_direction = see_mean(at.spread, coarse)
-        mean_residual = mean - target.mean
-        energy += mean_weight * float(mean_residual.square().sum())
-    return SeenPart(
-        pixels, energy, point_weight, mean_weight, nearest, nearest_residual, furthest, furthest_residual,
-        mean_residual, mean_direction,
-    )
+        return SeenPart(target.weight * targets.crop.resolution**2, 0.0, 0.0, (), None)
+
+    def centres(chosen: Tensor) -> Tensor:
+        return pixel_centres(chosen, targets.crop.resolution, anchors.dtype)
+
+    point_weight = target.weight / anchors.shape[0]
+    mean_weight = target.weight / coarse.shape[0]
+    energy, single, mean = 0.0, [], None
+    if "min" in config.prdl.statistics:
+        nearest = see_nearest(centres(pixels.border), anchors, pixels.mask[targets.anchors])
+        single.append(SingleRows(nearest, nearest.distance - target.nearest, pixels.border))
+    if "max" in config.prdl.statistics:
+        furthest = see_furthest(centres(pixels.extreme), anchors)
+        single.append(SingleRows(furthest, furthest.distance - target.furthest, pixels.extreme))
+    for rows in single:
+        energy += point_weight * float(rows.residual.square().sum())
+    if "mean" in config.prdl.statistics:
+        distance, direction = see_mean(centres(pixels.spread), coarse)
+        mean = MeanRows(distance - target.mean, direction, pixels.spread)
+        energy += mean_weight * float(mean.residual.square().sum())
+    return SeenPart(energy, point_weight, mean_weight, tuple(single), mean)

@@ -92,9 +92,7 @@ class FaceGeometry:
     """(M, 2) int64: coefficient indices of left expressions and their right twins."""
 
     @classmethod
-    def from_model(
-        cls, model: MorphableModel, layout: LandmarkLayout, dtype: torch.dtype, device: str
-    ) -> FaceGeometry:
+    def from_model(cls, model: MorphableModel, layout: LandmarkLayout, dtype: torch.dtype, device: str) -> FaceGeometry:
         """Gather what the fit needs of `model` for detectors of one landmark layout."""
         annotation, embedding = model.annotation, model.landmarks[layout]
         used, triangles = torch.unique(annotation.triangles, return_inverse=True)

@@ -19,9 +19,7 @@ class Quadratic:
     """(P, P) float64: J^T J."""
 
     def __add__(self, other: Quadratic) -> Quadratic:
-        return Quadratic(
-            self.energy + other.energy, self.gradient + other.gradient, self.hessian + other.hessian
-        )
+        return Quadratic(self.energy + other.energy, self.gradient + other.gradient, self.hessian + other.hessian)
 
     @classmethod
     def zero(cls, size: int, device: torch.device | str = "cpu") -> Quadratic:
