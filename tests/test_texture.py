@@ -213,7 +213,7 @@ def test_what_the_nose_hides_does_not_get_its_colour(model: MorphableModel, atla
     assert behind.sum() > 100
     redness = texture[:, 0] - texture[:, 1]
     assert redness[behind].max() < (BARE[0] - BARE[1]) / 255.0 + 0.1
-    assert np.median(redness[atlas.from_vertices @ (atlas.label == NOSE).astype(np.float32) > 0.99]) > 0.9
+    assert np.median(redness[atlas.from_vertices @ (atlas.label == NOSE).astype(np.float32) > 0.99]) > 0.7
 
 
 def _grown(atlas: Atlas, vertices: np.ndarray, rings: int) -> np.ndarray:

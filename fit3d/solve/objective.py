@@ -32,9 +32,8 @@ class Objective:
 
     @classmethod
     def build(cls, geometry: FaceGeometry, targets: Targets, config: FitConfig, with_parts: bool) -> Objective:
-        expression_count = geometry.expression_bounds.shape[0]
         precision = prior_precision(
-            geometry.identity_count, expression_count, geometry.mirrored_expression, config.prior
+            geometry.identity_count, geometry.expression_names, geometry.mirrored_expression, config.prior
         )
         return cls(geometry, targets, config, precision.to(config.device), with_parts)
 

@@ -86,6 +86,7 @@ class FaceGeometry:
     """(S,) int64: landmarks that slide."""
     paths: LinearPoints
     """(S, C, 3): where they may slide."""
+    expression_names: tuple[str, ...]
     expression_bounds: Tensor
     """(L, 2)."""
     mirrored_expression: Tensor
@@ -126,6 +127,7 @@ class FaceGeometry:
             landmarks=linear(embedding.points),
             sliding=embedding.sliding.to(device),
             paths=linear(embedding.paths),
+            expression_names=names,
             expression_bounds=model.expression_bounds.to(device, dtype),
             mirrored_expression=torch.tensor(twins, dtype=torch.int64, device=device).reshape(-1, 2),
         )
