@@ -458,6 +458,16 @@ def test_evaluate_parts(shared_data: Path, tmp_path: Path, capfd: pytest.Capture
     assert names_in(tmp_path / "sheets") == {"c0.png", "h190.png"}
 
 
+def test_evaluate_geometry(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "geometry", "--heads", "2", "--noise", "1.5", "--json"]) == 0
+    alone, with_parts = json.loads(capsys.readouterr().out)["rows"]
+    assert (alone["loss"], with_parts["loss"]) == ("landmarks", "prdl")
+    assert with_parts["neutral_mm"] < with_parts["mean_head_mm"]
+    assert with_parts["part_iou"] > alone["part_iou"]
+    assert main(["evaluate", "geometry", "--noise", "1,x"]) == 2
+    assert capsys.readouterr().err.startswith("error: --noise 1,x: expected numbers")
+
+
 def test_as_a_process_it_is_silent_but_for_the_result(astronaut: Path, tmp_path: Path) -> None:
     """Native libraries log to stderr behind Python's back; users must not see that."""
     cli = Path(__file__).resolve().parent.parent / "cli.py"

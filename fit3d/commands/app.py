@@ -20,7 +20,7 @@ import typer
 import fit3d
 from fit3d.commands.console import debug, print_error, unexpected
 from fit3d.commands.doctor import doctor_command
-from fit3d.commands.evaluate import evaluate_parts_command
+from fit3d.commands.evaluate import evaluate_geometry_command, evaluate_parts_command
 from fit3d.commands.fit import fit_command
 from fit3d.commands.models import models_info_command, models_list_command
 from fit3d.errors import Fit3dError
@@ -51,6 +51,7 @@ models_app.command("list")(models_list_command)
 models_app.command("info")(models_info_command)
 app.add_typer(evaluate_app, name="evaluate")
 evaluate_app.command("parts")(evaluate_parts_command)
+evaluate_app.command("geometry")(evaluate_geometry_command)
 app.command("doctor")(doctor_command)
 
 

@@ -126,19 +126,23 @@ def project_texture(
     source = _source(photo, parts, seen_by, atlas, head, camera)
     kind = _kind(model, atlas, head)
 
-    direct = _sample(atlas.from_vertices @ seen_by, kind, source, depth, camera)
+    every = np.arange(len(atlas.texels))
+    direct = _sample(every, seen_by, kind, atlas, source, depth, camera)
     base, exposure = _base_colours(direct, model, atlas, kind)
     colours = atlas.from_vertices @ base
-    rest = np.flatnonzero(direct.trust < 1.0)
+
+    # detail of the mirrored side: the same texels with each vertex where its partner is
     partner = np.where(atlas.mirror >= 0, atlas.mirror, 0)
-    mirrored = rest[(atlas.face_object[rest] == head) & ~atlas.inner[rest]]
-    across = atlas.from_vertices[mirrored]
-    other_side = _sample(across @ seen_by[partner], kind[mirrored], source, depth, camera)
-    lonely = across @ (atlas.mirror < 0).astype(np.float32)
-    detail = other_side.rgb - across @ base[partner]
-    colours[mirrored] += (other_side.trust * (1.0 - lonely))[:, None] * detail
+    across = seen_by[partner]
+    across[atlas.mirror < 0, 3] = -1.0
+    unseen = np.flatnonzero((direct.trust < 1.0) & (atlas.face_object == head) & ~atlas.inner)
+    mirrored = _sample(unseen, across, kind, atlas, source, depth, camera)
+    some = np.flatnonzero(mirrored.trust > 0.0)
+    detail = mirrored.rgb[some] - atlas.from_vertices[unseen[some]] @ base[partner]
+    colours[unseen[some]] += mirrored.trust[some, None] * detail
     _paint_eyes(colours, _eyeballs(vertices.numpy(), model, atlas, direct), exposure)
-    colours += direct.trust[:, None] * (direct.rgb - colours)
+    some = np.flatnonzero(direct.trust > 0.0)
+    colours[some] += direct.trust[some, None] * (direct.rgb[some] - colours[some])
     return _texture(colours, base, atlas)
 
 
@@ -278,17 +282,28 @@ def _soft(mask: np.ndarray, margin: float) -> np.ndarray:
     return np.asarray(soft)
 
 
-def _sample(at: np.ndarray, kind: np.ndarray, source: _Source, depth: DepthMap, camera: Camera) -> _Sample:
-    """Read the photo at texels `at` (n, 4): homogeneous photo px, depth, cosine."""
+def _sample(
+    texels: np.ndarray,
+    seen_by: np.ndarray,
+    kind: np.ndarray,
+    atlas: Atlas,
+    source: _Source,
+    depth: DepthMap,
+    camera: Camera,
+) -> _Sample:
+    """Read the photo at `texels` (n,), indices into the atlas's, whose vertices are `seen_by` (V, 4) the camera as
+    homogeneous photo px, depth and cosine; `kind` (N,) of all texels."""
+    rgb, trust = np.zeros((len(texels), 3), np.float32), np.zeros(len(texels), np.float32)
     # teeth and tongue lie in a hole and are rough: their slope says little
-    at = at.copy()
-    rough = (kind == _MOUTH) & (at[:, 3] > -0.5)
+    least = np.where(kind[texels] == _MOUTH, -0.5, GRAZING_COSINE)
+    near = np.flatnonzero((atlas.from_vertices @ seen_by[:, 3])[texels] > least)
+    at = atlas.from_vertices[texels[near]] @ seen_by
+    rough = kind[texels[near]] == _MOUTH
     at[rough, 3] = np.maximum(at[rough, 3], FULL_COSINE)
-    rgb, trust = np.zeros((len(at), 3), np.float32), np.zeros(len(at), np.float32)
-    near = np.flatnonzero((at[:, 3] > GRAZING_COSINE) & (at[:, 2] > 1e-6))
-    px = at[near, :2] / at[near, 2:3]
-    inside = ((px >= 0) & (px <= [camera.width, camera.height])).all(1)
-    near, px = near[inside], px[inside]
+    px = at[:, :2] / np.maximum(at[:, 2:3], 1e-6)
+    x, y = px[:, 0], px[:, 1]
+    inside = (at[:, 2] > 1e-6) & (x >= 0) & (x <= camera.width) & (y >= 0) & (y <= camera.height)
+    near, at, px = near[inside], at[inside], px[inside]
     if len(near) == 0:
         return _Sample(rgb, trust)
     height, width = source.image.shape[2:]
@@ -296,12 +311,12 @@ def _sample(at: np.ndarray, kind: np.ndarray, source: _Source, depth: DepthMap, 
     y = (px[:, 1] - source.top) * (2.0 * source.scale / height) - 1.0
     grid = torch.from_numpy(np.stack([x, y], 1))[None, None].to(source.image.dtype)
     read = functional.grid_sample(source.image, grid, padding_mode="border", align_corners=False)[0, :, 0].numpy()
-    allowed = read[3:][kind[near], np.arange(len(near))]
-    fade = ((at[near, 3] - GRAZING_COSINE) / (FULL_COSINE - GRAZING_COSINE)).clip(0.0, 1.0)
+    allowed = read[3:][kind[texels[near]], np.arange(len(near))]
+    fade = ((at[:, 3] - GRAZING_COSINE) / (FULL_COSINE - GRAZING_COSINE)).clip(0.0, 1.0)
     fade = fade * fade * (3.0 - 2.0 * fade)
     candidate = allowed * fade
     some = candidate > 0.0
-    candidate[some] *= depth.sees(px[some], at[near[some], 2], at[near[some], 3])
+    candidate[some] *= depth.sees(px[some], at[some, 2], at[some, 3])
     rgb[near], trust[near] = read[:3].T, candidate
     return _Sample(rgb, trust)
 
