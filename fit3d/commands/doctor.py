@@ -95,7 +95,7 @@ def _torch() -> str:
     devices += [f"cuda:{index} ({torch.cuda.get_device_name(index)})" for index in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
         devices.append("mps")
-    return f"{torch.__version__}, devices: {', '.join(devices)}, {torch.get_num_threads()} threads"
+    return f"{torch.__version__}, devices: {', '.join(devices)}"
 
 
 def _mediapipe() -> str:

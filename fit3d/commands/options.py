@@ -71,8 +71,13 @@ def fit_config(
     seed: int = DEFAULTS.seed,
     device: str = DEFAULTS.device,
 ) -> FitConfig:
-    """The configuration that the options ask for, its device checked."""
+    """The configuration that the options ask for, its device checked, torch set up for it."""
     check_device(device)
+    import torch
+
+    # One thread: sums come out the same on any number of cores, and the fit's many small operations gain little from
+    # a second one but lose tenfold where another process wants the same cores.
+    torch.set_num_threads(1)
     return replace(DEFAULTS, loss=loss, solver=solver, anchors=anchors, iterations=iterations, seed=seed, device=device)
 
 

@@ -417,6 +417,8 @@ def _paint_eyes(colours: np.ndarray, balls: list[_Eyeball], exposure: float) -> 
         light = rgb @ _LUMA
         # glints are brighter than the white of the eye, so take the middle of the bright half
         white = np.median(rgb[(light >= np.quantile(light, 0.5)) & (light <= np.quantile(light, 0.95))], axis=0)
+        # an eye in deep shade says little of what the lids hide
+        white *= max(1.0, 0.6 * exposure * float(np.dot(SCLERA, _LUMA)) / max(float(white @ _LUMA), 1e-3))
         dark, bright = np.quantile(light, [0.1, 0.8])
         gaze = [_gaze(ball, float(dark), float(bright)) for ball in balls]
         rings = [
