@@ -6,8 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+# As the command line does: sums come out the same whichever test ran before and on any number of cores.
+torch.set_num_threads(1)
 
 
 def _shared_folder(name: str) -> Path:

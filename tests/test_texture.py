@@ -166,7 +166,7 @@ def test_the_texture_shows_what_the_photo_shows(
     camera = synthetic_camera(600, 750, yaw_deg=yaw, distance=0.4, fov_deg=50.0)
     labels = label_image(model, vertices, camera)
     photo = render(model, vertices, camera, slopes)
-    texture = project_texture(photo, vertices, model, camera, labels, SIZE, atlas)
+    texture = project_texture(photo, vertices, model, camera, labels, SIZE)
     points = (atlas.from_vertices @ vertices.numpy().astype(np.float32)).astype(np.float64)
     normals = vertex_normals(camera.to_cam(vertices), torch.from_numpy(model.triangles).long())
     view = -torch.nn.functional.normalize(camera.to_cam(vertices), dim=1)
@@ -200,7 +200,7 @@ def test_what_the_nose_hides_does_not_get_its_colour(model: MorphableModel, atla
     camera = synthetic_camera(600, 750, yaw_deg=28.0)
     labels = label_image(model, long, camera)
     colours = dict.fromkeys(range(1, 12), tuple(int(c) for c in BARE)) | {NOSE: (255, 0, 0)}
-    texture = at_texels(project_texture(painted(labels, colours), long, model, camera, labels, SIZE, atlas), atlas)
+    texture = at_texels(project_texture(painted(labels, colours), long, model, camera, labels, SIZE), atlas)
     places = camera.project(torch.from_numpy(atlas.from_vertices @ long.numpy().astype(np.float32)).double()).numpy()
     column, row = np.floor(places).astype(int).clip(0, [599, 749]).T
     on_nose = atlas.from_vertices @ _grown(atlas, atlas.label == NOSE, 2).astype(np.float32) > 0.0
@@ -236,7 +236,7 @@ def test_what_stands_in_front_is_not_painted_on_the_face(
     # a band over one cheek and the forehead; a hand has the colour of skin, but not the face's labels
     labels[200:700, 200:260] = label
     photo[200:700, 200:260] = (0, 255, 0)
-    texture = at_texels(project_texture(photo, vertices, model, camera, labels, SIZE, atlas), atlas)
+    texture = at_texels(project_texture(photo, vertices, model, camera, labels, SIZE), atlas)
     skin = (atlas.face_object == 0) & ~atlas.inner
     off = np.abs(texture[skin] - BARE / 255.0).max(1)
     assert off.max() < 0.03
@@ -253,7 +253,7 @@ def test_neck_is_read_where_it_is_skin_and_cloth_is_not(model: MorphableModel, a
     darker = np.rint(BARE * 0.94)
     photo[top:cloth][labels[top:cloth] == OTHER] = darker
     photo[cloth:][labels[cloth:] == OTHER] = (20, 40, 220)
-    texture = at_texels(project_texture(photo, vertices, model, camera, labels, SIZE, atlas), atlas)
+    texture = at_texels(project_texture(photo, vertices, model, camera, labels, SIZE), atlas)
     points = atlas.from_vertices @ vertices.numpy().astype(np.float32)
     row = camera.project(torch.from_numpy(points).double())[:, 1].numpy()
     front = (points[:, 2] > -0.05) & (atlas.face_object == 0) & (np.abs(points[:, 0]) < 0.02)
@@ -269,7 +269,7 @@ def test_the_unseen_side_is_mirrored(model: MorphableModel, atlas: Atlas, vertic
     labels = label_image(model, vertices, camera)
     assert (labels == RIGHT_EYEBROW).sum() < 0.2 * (labels == LEFT_EYEBROW).sum()
     colours = dict.fromkeys(range(1, 12), tuple(int(c) for c in BARE)) | {LEFT_EYEBROW: (60, 40, 30)}
-    texture = at_texels(project_texture(painted(labels, colours), vertices, model, camera, labels, SIZE, atlas), atlas)
+    texture = at_texels(project_texture(painted(labels, colours), vertices, model, camera, labels, SIZE), atlas)
     for brow in (LEFT_EYEBROW, RIGHT_EYEBROW):
         inside = atlas.from_vertices @ (atlas.label == brow).astype(np.float32) > 0.99
         assert inside.sum() > 30
@@ -295,7 +295,7 @@ def test_eyes_are_completed(model: MorphableModel, atlas: Atlas, vertices: Tenso
         disc = np.hypot(columns - pupil[0], rows - pupil[1]) < np.linalg.norm(rim - pupil)
         photo[disc & ((labels == LEFT_EYE) | (labels == RIGHT_EYE))] = (40, 70, 110)
         assert abs(middles[name][0] - x) < 0.01
-    texture = at_texels(project_texture(photo, vertices, model, camera, labels, SIZE, atlas), atlas)
+    texture = at_texels(project_texture(photo, vertices, model, camera, labels, SIZE), atlas)
     for name, middle in middles.items():
         ball = atlas.face_object == model.objects.index(name)
         way = atlas.from_vertices[np.flatnonzero(ball)] @ (vertices.numpy() - middle).astype(np.float32)
@@ -315,7 +315,7 @@ def test_eyes_that_are_closed_look_ahead(model: MorphableModel, atlas: Atlas) ->
     camera = synthetic_camera(600, 750)
     labels = label_image(model, vertices, camera)
     photo = painted(labels, dict.fromkeys(range(1, 12), tuple(int(c) for c in BARE)))
-    texture = at_texels(project_texture(photo, vertices, model, camera, labels, SIZE, atlas), atlas)
+    texture = at_texels(project_texture(photo, vertices, model, camera, labels, SIZE), atlas)
     ball = atlas.face_object == model.objects.index("left_eyeball")
     places = atlas.from_vertices[np.flatnonzero(ball)] @ vertices.numpy().astype(np.float32)
     front, back = places[:, 2] > 0.0115, places[:, 2] < 0.0
@@ -332,7 +332,7 @@ def test_teeth_are_read_through_the_open_mouth_only(model: MorphableModel, atlas
     labels = label_image(model, vertices, camera)
     assert (labels == INNER_MOUTH).sum() > 300
     photo = painted(labels, dict.fromkeys(range(1, 12), tuple(int(c) for c in BARE)) | {INNER_MOUTH: (0, 255, 255)})
-    texture = at_texels(project_texture(photo, vertices, model, camera, labels, SIZE, atlas), atlas)
+    texture = at_texels(project_texture(photo, vertices, model, camera, labels, SIZE), atlas)
     cyan = (texture[:, 1] > 0.9) & (texture[:, 0] < 0.2)
     assert cyan[atlas.face_object == model.objects.index("teeth")].mean() > 0.1
     assert not cyan[atlas.face_object == 0].any()
@@ -353,7 +353,7 @@ def test_nothing_to_see_gives_a_whole_texture(model: MorphableModel, atlas: Atla
         camera = replace(camera, width=1, height=1)
         labels = labels[:1, :1]
     photo = painted(labels, dict.fromkeys(range(12), tuple(int(c) for c in BARE)))
-    texture = project_texture(photo, vertices, model, camera, labels, SIZE, atlas)
+    texture = project_texture(photo, vertices, model, camera, labels, SIZE)
     assert texture.shape == (SIZE, SIZE, 3)
     assert texture.dtype == np.uint8
     skin = at_texels(texture, atlas)[(atlas.face_object == 0) & ~atlas.inner]
@@ -368,7 +368,7 @@ def test_a_finer_photo_is_averaged_not_skipped(model: MorphableModel, vertices: 
     labels = label_image(model, vertices, camera)
     noise = np.random.default_rng(0).integers(-60, 60, (1000, 800, 1))
     photo = np.clip(BARE.astype(int) + noise, 0, 255).astype(np.uint8)
-    texture = at_texels(project_texture(photo, vertices, model, camera, labels, 128, small), small)
+    texture = at_texels(project_texture(photo, vertices, model, camera, labels, 128), small)
     nose = small.from_vertices @ (small.label == NOSE).astype(np.float32) > 0.99
     assert nose.sum() > 30
     assert 255.0 * texture[nose, 0].std() < 10.0  # 35 in the photo

@@ -47,7 +47,7 @@ class PartAnnotation:
 
     triangles: Tensor
     """(T, 3) int64, vertex ids: the outer surface of the face (skin, ears, neck, scalp), then the patches that
-    span the lid openings and the mouth opening between their rims. Patches shrink to nothing when lids or lips close."""
+    span the lid openings and the mouth opening between their rims, which shrink to nothing when lids or lips close."""
     fixed_label: Tensor
     """(T,) int64: the label of patch triangles, -1 elsewhere."""
     fields: Tensor

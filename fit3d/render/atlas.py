@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import sparse
@@ -46,9 +47,10 @@ class Atlas:
     """(E, 2) int32: vertex ids of the mesh edges, without the diagonals of quads."""
 
 
+@lru_cache(maxsize=1)
 def make_atlas(model: MorphableModel, size: int) -> Atlas:
     """Rasterise the model's UV layout into a texture of `size` x `size` texels. Where islands overlap, the later
-    triangle wins."""
+    triangle wins. The last atlas is kept for the next photo."""
     quads = model.faces[:, 3] >= 0
     triangles = model.triangles.astype(np.int64)
     uv_triangles = triangulate(model.uv_faces)

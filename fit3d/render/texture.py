@@ -84,7 +84,6 @@ def project_texture(
     camera: Camera,
     parts: np.ndarray,
     size: int = 2048,
-    atlas: Atlas | None = None,
 ) -> np.ndarray:
     """The texture of one fitted head.
 
@@ -98,13 +97,11 @@ def project_texture(
         camera: of the photo.
         parts: (H, W) uint8 observed label image.
         size: side of the texture, texels.
-        atlas: of the model at this size, to save its making when many photos are textured.
 
     Returns:
         (size, size, 3) uint8 sRGB.
     """
-    atlas = atlas or make_atlas(model, size)
-    assert atlas.size == size
+    atlas = make_atlas(model, size)
     assert photo.shape[:2] == parts.shape == (camera.height, camera.width)
     vertices = vertices_world.detach().double().cpu()
     triangles = torch.as_tensor(model.triangles, dtype=torch.int64)

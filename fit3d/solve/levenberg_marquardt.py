@@ -16,8 +16,12 @@ E = TypeVar("E", bound="HasEnergy")
 
 
 class HasEnergy(Protocol):
+    """An evaluated point, whatever else it holds."""
+
     @property
-    def energy(self) -> float: ...
+    def energy(self) -> float:
+        """Sum of squares at the point."""
+        ...
 
 
 @dataclass(frozen=True)
