@@ -531,9 +531,13 @@ def principal_components(fields: np.ndarray, weights: np.ndarray, count: int, le
     return components
 
 
-def quantised(fields: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """int16 (K, V, 3) and float32 scales (K,) so that fields = int16 * scale."""
-    scales = (np.abs(fields).max(axis=(1, 2)) / 32767).astype(np.float32)
+def quantised(fields: np.ndarray, before_teeth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """int16 (K, V, 3) and float32 scales (K,) so that fields = int16 * scale.
+
+    The scales span the fields `before_teeth` too: how skin is rounded must not depend on where the teeth are put.
+    """
+    extent = np.maximum(np.abs(fields).max(axis=(1, 2)), np.abs(before_teeth).max(axis=(1, 2)))
+    scales = (extent / 32767).astype(np.float32)
     return np.round(fields / scales[:, None, None].astype(np.float64)).astype(np.int16), scales
 
 
@@ -570,13 +574,13 @@ def bake(statistics: Statistics, data_folder: Path) -> dict[str, np.ndarray]:
     head, directions = makehuman.head, makehuman.directions()
     mean, components = identity(head, directions, statistics)
     size = 1 + float(statistics.mean[directions.names.index("scale")])
-    units = expressions(head, makehuman.face_units())
+    units = {name: field * size for name, field in expressions(head, makehuman.face_units()).items()}
     origin = eye_midpoint(head, mean)
     pieces = {name: head.object_range(name) for name in OBJECTS}
     with_teeth = teeth.placed(mean - origin, pieces)
-    identity_q, identity_scale = quantised(teeth.following_mouth(components, with_teeth, pieces))
-    units = teeth.on_jaw_and_skull({name: field * size for name, field in units.items()}, with_teeth, pieces)
-    expression_q, expression_scale = quantised(np.array(list(units.values())))
+    identity_q, identity_scale = quantised(teeth.following_mouth(components, with_teeth, pieces), components)
+    units_with_teeth = teeth.on_jaw_and_skull(units, with_teeth, pieces)
+    expression_q, expression_scale = quantised(np.array(list(units_with_teeth.values())), np.array(list(units.values())))
     return {
         "mean_m": with_teeth.astype(np.float32),
         "identity_q": identity_q,

@@ -26,6 +26,8 @@ MOUTH_REACH_M = 0.008
 CHIN_CENTRE_M = (0.0, -0.1, 0.025)
 CHIN_REACH_M = 0.012
 """Where the skin of the chin lies on the mean head, and how far round it (standard deviation of a Gaussian)."""
+TONGUE_OUT = 0.85
+"""How much of MakeHuman's tongueOut, scaled with the tongue, stays behind closed lips."""
 ROTATION_HOLD = 0.3
 """How much a rotation with the identity is held back, relative to the data: lips tilt more than bone does."""
 
@@ -40,15 +42,19 @@ class Placement:
     """y and z of the anchor afterwards, metres. The lips of the mean head meet at y = -0.071, z = 0.029 to 0.033."""
     scale: tuple[float, float, float]
     """Along x, y and z."""
+    lean: float = 0.0
+    """Afterwards, metres forwards per metre upwards: sets the crowns upright."""
+    tilt: float = 0.0
+    """Metres upwards per metre forwards: parts the molars, so that closed lips that gape a little show none."""
 
 
 PLACEMENTS = MappingProxyType(
     {
-        # 55 mm wide at the last molars, 11.5 mm high, edge 1.5 mm below where the lips meet
-        "upper_teeth": Placement("upper_teeth", (-0.0725, 0.0205), (0.765, 0.68, 0.9)),
+        # 55 mm wide at the last molars, 11.5 mm high, edge 2 mm below where the lips meet
+        "upper_teeth": Placement("upper_teeth", (-0.073, 0.0185), (0.765, 0.68, 0.9), lean=-0.17, tilt=-0.1),
         # inside the upper arch, edge 1 mm above and behind the upper one's
-        "lower_teeth": Placement("lower_teeth", (-0.0715, 0.0187), (0.71, 0.63, 0.88)),
-        "tongue": Placement("lower_teeth", (-0.0715, 0.0177), (0.7, 0.85, 0.88)),
+        "lower_teeth": Placement("lower_teeth", (-0.072, 0.0167), (0.71, 0.63, 0.88), tilt=0.17),
+        "tongue": Placement("lower_teeth", (-0.0735, 0.0135), (0.7, 0.6, 0.8)),
     }
 )
 
@@ -67,7 +73,11 @@ def placed(mean: np.ndarray, pieces: dict[str, slice]) -> np.ndarray:
     for name, placement in PLACEMENTS.items():
         anchor = middle_edge(mean, placement.edge_of_piece, pieces)
         to = np.array([0.0, *placement.anchor_to])
-        moved[pieces[name]] = to + (mean[pieces[name]] - anchor) * np.array(placement.scale)
+        arms = (mean[pieces[name]] - anchor) * np.array(placement.scale)
+        up, forwards = arms[:, 1].copy(), arms[:, 2].copy()
+        arms[:, 1] += placement.tilt * forwards
+        arms[:, 2] += placement.lean * up
+        moved[pieces[name]] = to + arms
     return moved
 
 
@@ -125,6 +135,7 @@ def on_jaw_and_skull(units: dict[str, np.ndarray], mean: np.ndarray, pieces: dic
             for piece in ("lower_teeth", "tongue"):
                 moved[pieces[piece]] = mean[pieces[piece]] @ rotation + shift - mean[pieces[piece]]
         elif name == "tongueOut":
-            moved[pieces["tongue"]] = field[pieces["tongue"]] * np.array(PLACEMENTS["tongue"].scale)
+            scale = TONGUE_OUT * np.array(PLACEMENTS["tongue"].scale)
+            moved[pieces["tongue"]] = field[pieces["tongue"]] * scale
         on_bone[name] = moved
     return on_bone

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 
+from fit3d import __version__
 from fit3d.errors import ObservationError, UsageError
 from fit3d.labels import (
     INNER_MOUTH,
@@ -163,11 +163,7 @@ class ContourParser:
     """`FaceParser` that needs nothing but the landmarks; it never labels hair or anything that covers the face."""
 
     def __init__(self) -> None:
-        try:
-            package_version = version("fit3d")
-        except PackageNotFoundError:  # a checkout that is not installed
-            package_version = "unknown"
-        self.backend = Backend("contours", package_version)
+        self.backend = Backend("contours", __version__)
 
     def parse(self, photo: Photo, landmarks: Landmarks) -> np.ndarray:
         """(H, W) uint8 label image, see `draw_parts`.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from fit3d import __version__
 from fit3d.errors import LabelImageError
 from fit3d.labels import PART_NAMES
 from fit3d.observe.base import Backend, Landmarks
@@ -18,11 +18,7 @@ class LabelImage:
     """`FaceParser` that says what a file says: the same labels for every face of the photo."""
 
     def __init__(self, path: str | Path) -> None:
-        try:
-            package_version = version("fit3d")
-        except PackageNotFoundError:  # a checkout that is not installed
-            package_version = "unknown"
-        self.backend = Backend("label_image", package_version)
+        self.backend = Backend("label_image", __version__)
         self._path = path
 
     def parse(self, photo: Photo, landmarks: Landmarks) -> np.ndarray:

@@ -67,6 +67,8 @@ def _load(kind: str, entries: dict[str, _Entry], name: str) -> Any:
     except ImportError as error:
         if entry.extra is None or (error.name or "").startswith("fit3d"):
             raise
+        if not isinstance(error, ModuleNotFoundError):  # installed, but a library of the system is not: libGL, ...
+            raise UsageError(f"The {kind} {name!r} cannot be loaded ({error}); see `fit3d doctor`.") from error
         raise UsageError(
             f"The {kind} {name!r} needs a package that is missing ({error.name}); "
             f'run: pip install "fit3d[{entry.extra}]"'
