@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -327,6 +328,103 @@ def test_jaw_takes_lower_teeth_and_tongue_along(expression: dict[str, np.ndarray
         assert np.abs(expression[name][UPPER_TEETH]).max() < 1e-4
     assert expression["jawOpen"][LOWER_TEETH, 1].max() < -5e-3
     assert expression["tongueOut"][TONGUE, 2].max() > 0.01
+
+
+def test_teeth_move_as_bone_does(
+    arrays: dict[str, np.ndarray], identity: np.ndarray, expression: dict[str, np.ndarray]
+) -> None:
+    mean = arrays["mean_m"].astype(np.float64)
+    upper, lower, tongue = mean[UPPER_TEETH], mean[LOWER_TEETH], mean[TONGUE]
+    for name, field in expression.items():
+        assert np.abs(field[UPPER_TEETH]).max() < 1e-6, f"{name} moves teeth that belong to the skull"
+        if not name.startswith("jaw"):
+            assert np.abs(field[LOWER_TEETH]).max() < 1e-6, name
+        if name != "tongueOut":
+            rest = np.concatenate([lower, tongue])
+            moved = rest + field[LOWER_TEETH.start : TONGUE.stop]
+            assert np.abs(spacing(moved) - spacing(rest)).max() < 2e-5, f"{name} bends the jaw"
+    for component in identity:
+        rest = np.concatenate([upper, lower, tongue])
+        strain = least_similar(rest, component[UPPER_TEETH.start : TONGUE.stop])
+        assert strain < 1e-5, "an identity shifts, turns and scales teeth and tongue as one"
+
+
+def spacing(points: np.ndarray) -> np.ndarray:
+    """(N, N) distances between points."""
+    return np.linalg.norm(points[:, None] - points[None], axis=2)
+
+
+def least_similar(points: np.ndarray, field: np.ndarray) -> float:
+    """What a small similarity of points (N, 3) leaves of a displacement field, largest component, metres."""
+    arms = points - points.mean(axis=0)
+    motions = [np.broadcast_to(axis, arms.shape) for axis in np.eye(3)]
+    motions += [np.cross(axis, arms) for axis in np.eye(3)] + [arms]
+    matrix = np.array(motions).reshape(7, -1).T
+    return float(np.abs(field.ravel() - matrix @ np.linalg.lstsq(matrix, field.ravel(), rcond=None)[0]).max())
+
+
+def test_teeth_have_the_size_of_a_persons(arrays: dict[str, np.ndarray]) -> None:
+    upper, lower = arrays["mean_m"][UPPER_TEETH], arrays["mean_m"][LOWER_TEETH]
+    assert 0.050 < np.ptp(upper[:, 0]) < 0.060, "width of the upper arch at the molars"
+    assert np.ptp(lower[:, 0]) < np.ptp(upper[:, 0])
+    edges = upper[np.argmin(upper[:, 1])], lower[np.abs(lower[:, 0]) < 1e-3][:, 1].max()
+    assert 0.0005 < edges[1] - edges[0][1] < 0.0015, "incisors overlap by about a millimetre"
+
+
+def winding_numbers(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """(N,) how often triangles (T, 3, 3) wind round points (N, 3): 1 inside, 0 outside (Van Oosterom, Strackee 1983)."""
+    numbers = []
+    for point in points:
+        a, b, c = (corners - point).transpose(1, 0, 2)
+        la, lb, lc = (np.linalg.norm(x, axis=1) for x in (a, b, c))
+        solid = np.einsum("ij,ij->i", a, np.cross(b, c))
+        below = la * lb * lc + (a * b).sum(axis=1) * lc + (b * c).sum(axis=1) * la + (c * a).sum(axis=1) * lb
+        numbers.append(2 * np.arctan2(solid, below).sum() / (4 * np.pi))
+    return np.array(numbers)
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {"jawOpen": 1.0},
+        {"jawForward": 1.0},
+        {"mouthSmile": 1.0, "jawOpen": 0.3},
+        {"jawOpen": 0.56, "mouthLeft": 0.58, "mouthLowerDown": 0.4, "mouthUpperUp": 0.7, "mouthDimple": 0.6, "mouthSmile": 0.55},
+    ],
+    ids=["jaw open", "jaw forward", "smile", "laugh"],
+)  # fmt: skip
+def test_teeth_stay_behind_skin_and_lips(
+    arrays: dict[str, np.ndarray], identity: np.ndarray, expression: dict[str, np.ndarray], shapes: dict[str, float]
+) -> None:
+    annotation = json.loads((ASSETS / "annotation.json").read_text(encoding="utf-8"))
+    rim = annotation["openings"]["inner_mouth"]
+    mean = arrays["mean_m"].astype(np.float64)
+    skin = arrays["faces"][annotation["surface"]]
+    field = sum(
+        weight * expression[unit]
+        for name, weight in shapes.items()
+        for unit in ([name] if name in expression else [f"{name}Left", f"{name}Right"])
+    )
+    points = np.r_[UPPER_TEETH.start : LOWER_TEETH.stop, TONGUE.start : TONGUE.stop : 5]
+    for coefficients in np.random.default_rng(4).normal(size=(6, K)):
+        head = mean + np.tensordot(coefficients, identity, 1) + field
+        # The opening between the lips is closed by a strip from rim to rim.
+        upper, lower = (resampled(head[sorted(rim[lip], key=lambda i: mean[i, 0])], 40) for lip in ("upper", "lower"))
+        strip = np.concatenate(
+            [
+                np.stack([upper[:-1], lower[:-1], lower[1:]], axis=1),
+                np.stack([upper[:-1], lower[1:], upper[1:]], axis=1),
+            ]
+        )
+        numbers = winding_numbers(head[points], np.concatenate([head[triangles(skin)], strip]))
+        assert numbers.min() > 0.5
+
+
+def resampled(line: np.ndarray, count: int) -> np.ndarray:
+    """(count, 3) points at equal steps along a polyline (N, 3)."""
+    along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
+    steps = np.linspace(0, along[-1], count)
+    return np.column_stack([np.interp(steps, along, axis) for axis in line.T])
 
 
 def test_gaze_turns_the_eyeball(arrays: dict[str, np.ndarray], expression: dict[str, np.ndarray]) -> None:

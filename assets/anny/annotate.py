@@ -9,15 +9,15 @@ MediaPipe where it sees its landmarks on the painted head. Everything is symmetr
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+import typer
 from head_landmarks import Embedding, embed_ibug, embed_mediapipe
 from head_mesh import Head, Lines, View, outer_faces
 from head_parts import make_fields
@@ -112,11 +112,10 @@ def draw(
     return image
 
 
-def main() -> None:
+def main(
+    picture: Annotated[Path | None, typer.Option(help="Also draw the annotated head to this file.")] = None,
+) -> None:
     """Write the annotation and, if asked, its picture."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--picture", type=Path, help="also draw the annotated head to this file")
-    arguments = parser.parse_args()
     head = Head.load(HERE / "model.npz")
     lines = Lines.of(head)
     fields = make_fields(head, lines)
@@ -125,7 +124,7 @@ def main() -> None:
     ibug68 = embed_ibug(head, lines, surface, mediapipe478)
     path = HERE / "annotation.json"
     write(as_json(head, lines, fields, surface, {"ibug68": ibug68, "mediapipe478": mediapipe478}), path)
-    if arguments.picture:
+    if picture is not None:
         parts, landmarks = load_annotation(path, torch.tensor(head.mean), head.faces)
         views = [
             draw(head, parts, landmarks, View(yaw, 0.0, PANEL_PX, (0.0, -0.03, -0.02), 0.125), layout)
@@ -133,8 +132,8 @@ def main() -> None:
         ]
         rows = [np.concatenate([np.asarray(view) for view in views[i : i + 2]], axis=1) for i in (0, 2)]
         sheet = Image.fromarray(np.concatenate(rows))
-        sheet.save(arguments.picture, quality=85)
+        sheet.save(picture, quality=85)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -53,7 +53,7 @@ PLACEMENTS = MappingProxyType(
         # 55 mm wide at the last molars, 11.5 mm high, edge 2 mm below where the lips meet
         "upper_teeth": Placement("upper_teeth", (-0.073, 0.0185), (0.765, 0.68, 0.9), lean=-0.17, tilt=-0.1),
         # inside the upper arch, edge 1 mm above and behind the upper one's
-        "lower_teeth": Placement("lower_teeth", (-0.072, 0.0167), (0.71, 0.63, 0.88), tilt=0.17),
+        "lower_teeth": Placement("lower_teeth", (-0.072, 0.0167), (0.71, 0.54, 0.88), tilt=0.17),
         "tongue": Placement("lower_teeth", (-0.0735, 0.0135), (0.7, 0.6, 0.8)),
     }
 )
