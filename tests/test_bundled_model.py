@@ -372,7 +372,7 @@ def test_teeth_have_the_size_of_a_persons(arrays: dict[str, np.ndarray]) -> None
 
 
 def winding_numbers(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """(N,) how often triangles (T, 3, 3) wind round points (N, 3): 1 inside, 0 outside (Van Oosterom, Strackee 1983)."""
+    """(N,) how often triangles (T, 3, 3) wind round points (N, 3): 1 inside, 0 outside (Van Oosterom, Strackee)."""
     numbers = []
     for point in points:
         a, b, c = (corners - point).transpose(1, 0, 2)
@@ -389,7 +389,8 @@ def winding_numbers(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
         {"jawOpen": 1.0},
         {"jawForward": 1.0},
         {"mouthSmile": 1.0, "jawOpen": 0.3},
-        {"jawOpen": 0.56, "mouthLeft": 0.58, "mouthLowerDown": 0.4, "mouthUpperUp": 0.7, "mouthDimple": 0.6, "mouthSmile": 0.55},
+        {"jawOpen": 0.56, "mouthLeft": 0.58, "mouthLowerDown": 0.4, "mouthUpperUp": 0.7, "mouthDimple": 0.6,
+         "mouthSmile": 0.55},
     ],
     ids=["jaw open", "jaw forward", "smile", "laugh"],
 )  # fmt: skip

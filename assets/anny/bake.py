@@ -580,7 +580,9 @@ def bake(statistics: Statistics, data_folder: Path) -> dict[str, np.ndarray]:
     with_teeth = teeth.placed(mean - origin, pieces)
     identity_q, identity_scale = quantised(teeth.following_mouth(components, with_teeth, pieces), components)
     units_with_teeth = teeth.on_jaw_and_skull(units, with_teeth, pieces)
-    expression_q, expression_scale = quantised(np.array(list(units_with_teeth.values())), np.array(list(units.values())))
+    expression_q, expression_scale = quantised(
+        np.array(list(units_with_teeth.values())), np.array(list(units.values()))
+    )
     return {
         "mean_m": with_teeth.astype(np.float32),
         "identity_q": identity_q,
