@@ -43,6 +43,9 @@ class PrdlConfig:
     """Weight of each part of `labels.PRDL_PARTS`: small parts count more, skin, whose border hair hides, less."""
     mean_anchors: int = 12
     """Anchors along each side for 'mean', which varies so slowly that a coarse grid tells all."""
+    missing_part_px: float = 6.0
+    """Descriptor error, crop px, charged for a part that the photo shows and the model at the moment does not. It has
+    no direction; it only makes a step that loses a part from sight not worth while."""
     mean_points: int = 128
     """Most points of a part that 'mean' averages, an even stride over all of them."""
 
