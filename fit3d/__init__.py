@@ -3,11 +3,12 @@
 The public names, by what they are for (loaded when first used, so that `import fit3d` is instant):
 
     Fitting        fit, fit_faces, Reconstruction
-    Configuration  FitConfig, CropConfig, FocalConfig
+    Configuration  FitConfig, CropConfig, FocalConfig, PrdlConfig, LandmarkConfig, PriorConfig, TextureConfig
     Face models    load_model, MorphableModel
     Photos         load_photo, Photo, Observation
     Geometry       Camera, Crop
-    Errors         Fit3dError, UsageError, PhotoError, UnreadablePhotoError, NoFaceError
+    Errors         Fit3dError, UsageError, PhotoError, UnreadablePhotoError, NoFaceError, LabelImageError,
+                   ObservationError, ModelFileError
 """
 
 from __future__ import annotations
@@ -17,8 +18,25 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fit3d.camera import Camera, Crop
-    from fit3d.config import CropConfig, FitConfig, FocalConfig
-    from fit3d.errors import Fit3dError, NoFaceError, PhotoError, UnreadablePhotoError, UsageError
+    from fit3d.config import (
+        CropConfig,
+        FitConfig,
+        FocalConfig,
+        LandmarkConfig,
+        PrdlConfig,
+        PriorConfig,
+        TextureConfig,
+    )
+    from fit3d.errors import (
+        Fit3dError,
+        LabelImageError,
+        ModelFileError,
+        NoFaceError,
+        ObservationError,
+        PhotoError,
+        UnreadablePhotoError,
+        UsageError,
+    )
     from fit3d.morphable.model import MorphableModel
     from fit3d.morphable.registry import load_model
     from fit3d.observe.base import Observation
@@ -34,6 +52,10 @@ _MODULE_OF = {
     "FitConfig": "fit3d.config",
     "CropConfig": "fit3d.config",
     "FocalConfig": "fit3d.config",
+    "PrdlConfig": "fit3d.config",
+    "LandmarkConfig": "fit3d.config",
+    "PriorConfig": "fit3d.config",
+    "TextureConfig": "fit3d.config",
     "load_model": "fit3d.morphable.registry",
     "MorphableModel": "fit3d.morphable.model",
     "load_photo": "fit3d.photo",
@@ -46,6 +68,9 @@ _MODULE_OF = {
     "PhotoError": "fit3d.errors",
     "UnreadablePhotoError": "fit3d.errors",
     "NoFaceError": "fit3d.errors",
+    "LabelImageError": "fit3d.errors",
+    "ObservationError": "fit3d.errors",
+    "ModelFileError": "fit3d.errors",
 }
 
 __all__ = [
@@ -55,12 +80,19 @@ __all__ = [
     "Fit3dError",
     "FitConfig",
     "FocalConfig",
+    "LabelImageError",
+    "LandmarkConfig",
+    "ModelFileError",
     "MorphableModel",
     "NoFaceError",
     "Observation",
+    "ObservationError",
     "Photo",
     "PhotoError",
+    "PrdlConfig",
+    "PriorConfig",
     "Reconstruction",
+    "TextureConfig",
     "UnreadablePhotoError",
     "UsageError",
     "__version__",

@@ -1,12 +1,17 @@
 """Every default of the fit, once: frozen dataclasses with the meaning and unit of each value.
 
 Lengths in 'crop px' are pixels of the 224-pixel square around the face, in which one pixel is about one millimetre.
+A value that makes no sense raises UsageError where it is set.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
+
+from fit3d.checks import check_choice, check_positive, check_texture_size, check_whole
+from fit3d.errors import UsageError
+from fit3d.labels import PRDL_PARTS
 
 Loss = Literal["prdl", "landmarks"]
 Solver = Literal["lm", "adam"]
@@ -22,6 +27,10 @@ class CropConfig:
     margin: float = 0.25
     """Room left on each side of the landmarks' box, as a share of its longer side."""
 
+    def __post_init__(self) -> None:
+        check_whole("crop.resolution", self.resolution, 2)
+        check_positive("crop.margin", self.margin, zero=True)
+
 
 @dataclass(frozen=True)
 class FocalConfig:
@@ -29,6 +38,11 @@ class FocalConfig:
 
     default_fov_deg: float = 30.0
     """Field of view along the photo's longer side, degrees."""
+
+    def __post_init__(self) -> None:
+        check_positive("focal.default_fov_deg", self.default_fov_deg)
+        if self.default_fov_deg >= 180.0:
+            raise UsageError(f"focal.default_fov_deg {self.default_fov_deg:g}: expected less than 180 degrees")
 
 
 @dataclass(frozen=True)
@@ -49,6 +63,22 @@ class PrdlConfig:
     mean_points: int = 128
     """Most points of a part that 'mean' averages, an even stride over all of them."""
 
+    def __post_init__(self) -> None:
+        check_positive("prdl.weight", self.weight)
+        if isinstance(self.statistics, str) or not self.statistics:
+            raise UsageError(f"prdl.statistics {self.statistics!r}: expected a tuple of {get_args(Statistic)}")
+        for statistic in self.statistics:
+            check_choice("prdl.statistics", statistic, get_args(Statistic))
+        if len(self.part_weights) != len(PRDL_PARTS):
+            raise UsageError(
+                f"prdl.part_weights: got {len(self.part_weights)} weights, expected {len(PRDL_PARTS)}, one per part"
+            )
+        for weight in self.part_weights:
+            check_positive("prdl.part_weights", weight, zero=True)
+        check_whole("prdl.mean_anchors", self.mean_anchors, 2)
+        check_positive("prdl.missing_part_px", self.missing_part_px, zero=True)
+        check_whole("prdl.mean_points", self.mean_points, 1)
+
 
 @dataclass(frozen=True)
 class LandmarkConfig:
@@ -58,10 +88,18 @@ class LandmarkConfig:
     """Standard deviation of a detector's landmark, crop px."""
     contour_noise_px: float = 3.0
     """The same for landmarks of the face contour, which detectors place less surely."""
+    beyond_photo: float = 3.0
+    """How many times less sure a landmark is that lies outside the photo, where the detector can only guess."""
     outlier_px: float = 6.0
     """Residual, crop px, at which a landmark's pull stops growing (Geman-McClure scale)."""
     effective_count: float = 68.0
     """Landmarks of one detector err together: however many there are, they weigh as this many independent ones."""
+
+    def __post_init__(self) -> None:
+        check_positive("landmarks.noise_px", self.noise_px)
+        check_positive("landmarks.contour_noise_px", self.contour_noise_px)
+        check_positive("landmarks.outlier_px", self.outlier_px)
+        check_positive("landmarks.effective_count", self.effective_count)
 
 
 RARE_EXPRESSIONS: frozenset[str] = frozenset(
@@ -73,8 +111,9 @@ RARE_EXPRESSIONS: frozenset[str] = frozenset(
 class PriorConfig:
     """What is believed of a face before seeing the photo."""
 
-    identity: float = 1.0
-    """Weight of the squared Mahalanobis length of the identity."""
+    identity: float = 1.2
+    """Weight of the squared Mahalanobis length of the identity. 1 would be the population's own prior, if the errors of
+    parts and landmarks were independent; they are not."""
     expression_sd: float = 0.35
     """Standard deviation of an expression coefficient around zero."""
     rare_expression_sd: float = 0.15
@@ -82,6 +121,12 @@ class PriorConfig:
     shape: `RARE_EXPRESSIONS`."""
     asymmetry_sd: float = 0.15
     """Standard deviation of the difference between a left expression and its right twin."""
+
+    def __post_init__(self) -> None:
+        check_positive("prior.identity", self.identity)
+        check_positive("prior.expression_sd", self.expression_sd)
+        check_positive("prior.rare_expression_sd", self.rare_expression_sd)
+        check_positive("prior.asymmetry_sd", self.asymmetry_sd)
 
 
 @dataclass(frozen=True)
@@ -106,6 +151,14 @@ class FitConfig:
     landmarks: LandmarkConfig = field(default_factory=LandmarkConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
 
+    def __post_init__(self) -> None:
+        check_choice("loss", self.loss, get_args(Loss))
+        check_choice("solver", self.solver, get_args(Solver))
+        check_whole("anchors", self.anchors, 2, self.crop.resolution)
+        check_whole("prdl.mean_anchors", self.prdl.mean_anchors, 2, self.crop.resolution)
+        check_whole("iterations", self.iterations, 1)
+        check_whole("seed", self.seed, 0)
+
 
 @dataclass(frozen=True)
 class TextureConfig:
@@ -113,3 +166,6 @@ class TextureConfig:
 
     size: int = 2048
     """Side, px."""
+
+    def __post_init__(self) -> None:
+        check_texture_size(self.size, "texture.size")

@@ -20,7 +20,8 @@ class UsageError(Fit3dError):
 
 
 class PhotoError(Fit3dError):
-    """One photo cannot be fitted; the others of the call go on (exit 1). `status` is the word used in manifests."""
+    """One photo cannot be fitted; the others of the call go on (exit 1). `status` is the word for it
+    in the lines of `fit --json`."""
 
     exit_code = 1
     status = "failed"
@@ -33,7 +34,7 @@ class UnreadablePhotoError(PhotoError):
 
 
 class NoFaceError(PhotoError):
-    """No face was found in the photo."""
+    """The photo shows no face, or none of the number asked for."""
 
     status = "no_face"
 

@@ -13,19 +13,36 @@ def part_iou(fitted: np.ndarray, observed: np.ndarray) -> dict[str, float]:
     Parts 1 to 8; a part absent from `observed` is left out, one absent from `fitted` alone scores 0. 'mean' averages
     parts 1 to 7 (skin not), as the paper does; NaN where none of them is observed.
     """
-    size = len(labels.PART_NAMES)
-    pairs = np.bincount(
-        observed.astype(np.int64).ravel() * size + fitted.astype(np.int64).ravel(), minlength=size * size
-    ).reshape(size, size)
+    rows, columns = _box_of_parts(fitted, observed)
+    fitted, observed = fitted[rows, columns], observed[rows, columns]
     scores: dict[str, float] = {}
     for label in labels.PRDL_PARTS:
-        seen = int(pairs[label].sum())
+        there, here = observed == label, fitted == label
+        seen = int(np.count_nonzero(there))
         if seen:
-            both = int(pairs[label, label])
-            scores[labels.PART_NAMES[label]] = both / (seen + int(pairs[:, label].sum()) - both)
+            both = int(np.count_nonzero(there & here))
+            scores[labels.PART_NAMES[label]] = both / (seen + int(np.count_nonzero(here)) - both)
     counted = [scores[labels.PART_NAMES[label]] for label in labels.IOU_PARTS if labels.PART_NAMES[label] in scores]
     scores["mean"] = float(np.mean(counted)) if counted else float("nan")
     return scores
+
+
+def _box_of_parts(*images: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns that hold all pixels of parts 1 to 8 in any of the label images (H, W): of a large photo the
+    face is a small share."""
+    low, high = min(labels.PRDL_PARTS), max(labels.PRDL_PARTS)
+    rows, columns = (np.zeros(length, bool) for length in images[0].shape)
+    for image in images:
+        parts = (image >= low) & (image <= high)
+        rows |= parts.any(1)
+        columns |= parts.any(0)
+    return _extent(rows), _extent(columns)
+
+
+def _extent(line: np.ndarray) -> slice:
+    """From the first True to the last."""
+    at = np.flatnonzero(line)
+    return slice(int(at[0]), int(at[-1]) + 1) if at.size else slice(0, 0)
 
 
 def landmark_nme(fitted_px: np.ndarray, observed_px: np.ndarray) -> float:

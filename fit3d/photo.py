@@ -133,7 +133,7 @@ def _check_is_file(name: str) -> None:
         reason = getattr(error, "strerror", None) or error
         raise _unreadable(name, f"cannot be read ({reason}); check the path and its permissions") from error
     if stat.S_ISDIR(status.st_mode):
-        raise _unreadable(name, "is a folder, not a photo; give its files, or run `fit3d batch` on the folder")
+        raise _unreadable(name, f"is a folder, not a photo; give its files, such as {_printable(name)}/*.jpg")
     if not stat.S_ISREG(status.st_mode):
         raise _unreadable(name, "is not a regular file; give a photo file")
     if status.st_size == 0:
@@ -404,7 +404,7 @@ def _sha256(file: BinaryIO) -> str:
 
 
 def _unreadable(name: str, text: str) -> UnreadablePhotoError:
-    return UnreadablePhotoError(f"{_printable(name)}: {text}.")
+    return UnreadablePhotoError(f"{_printable(name)}: {text}")
 
 
 def _one_line(error: BaseException) -> str:

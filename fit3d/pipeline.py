@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
@@ -16,11 +17,12 @@ import numpy as np
 from torch import Tensor
 
 from fit3d import __version__
+from fit3d.checks import check_device, check_focal, check_texture_size, is_whole
 from fit3d.config import FitConfig, TextureConfig
 from fit3d.errors import NoFaceError, UsageError
-from fit3d.export.files import safe_stem, usage_errors, write_image
+from fit3d.export.files import safe_stem, usage_errors, write_image, write_labels
 from fit3d.export.obj import write_mtl, write_obj
-from fit3d.export.result_json import result_dict, write_result
+from fit3d.export.result_json import FocalSource, PartsFile, Source, result_dict, write_result
 from fit3d.morphable.model import MorphableModel
 from fit3d.morphable.registry import load_model
 from fit3d.observe.base import Observation
@@ -44,6 +46,8 @@ class Sighting:
     """One for each face, the largest first; never empty."""
     timings_s: dict[str, float]
     """Seconds of the stages 'load' and 'observe'."""
+    parts_file: PartsFile | None = None
+    """The label image that the user gave."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,8 @@ class Reconstruction:
     texture: np.ndarray
     """(S, S, 3) uint8, sRGB, in the model's UV layout: the photo where the head is visible, filled in elsewhere."""
     config: FitConfig
+    source: Source
+    """Which face it is and where the focal length and the labels came from."""
     timings_s: dict[str, float]
     """Seconds of the stages 'load', 'observe', 'fit' and 'texture'."""
     warnings: tuple[str, ...] = ()
@@ -82,15 +88,15 @@ class Reconstruction:
         return replace(self, warnings=(*self.warnings, text))
 
     def save(self, folder: str | Path, name: str | None = None) -> Saved:
-        """Write the files of DESIGN.md's table to `folder/name/`, `name` being the photo's stem unless given.
+        """Write the files of README's table to `folder/name/`, `name` being the photo's stem unless given.
 
         All or nothing: the files are made in a hidden folder beside and then moved; an earlier result of that name
-        is replaced, and stays as it is where writing fails.
+        is replaced, and stays as it is where writing fails. Characters of `name` that no folder can have become '_'.
 
         Raises:
             UsageError: the folder cannot be written to, or the disk is full.
         """
-        target = Path(folder) / (name or safe_stem(Path(self.photo.path).stem.strip("<>")))
+        target = Path(folder) / safe_stem(Path(self.photo.path).stem.strip("<>") if name is None else name)
         with usage_errors(target), _staged(target) as stage:
             files, timings_s = self._write(stage, target.name)
         return Saved(target, {kind: target / path.name for kind, path in files.items()}, timings_s)
@@ -112,11 +118,19 @@ class Reconstruction:
             write_obj(files["neutral_obj"], self.neutral_vertices, self.model, files["mtl"].name)
             write_mtl(files["mtl"], files["texture"].name)
             write_image(files["texture"], self.texture)
-            write_image(files["parts"], self.fit.parts)
+            write_labels(files["parts"], self.fit.parts)
             write_image(files["overlay"], overlay(self.photo, self.observation, self.model, self.vertices, self.fit))
         timings_s = watch.seconds | {"total": sum(watch.seconds.values())}
         result = result_dict(
-            self.photo, self.model, self.observation, self.fit, self.config, timings_s, self.warnings, __version__
+            photo=self.photo,
+            model=self.model,
+            observation=self.observation,
+            fit=self.fit,
+            source=self.source,
+            config=self.config,
+            timings_s=timings_s,
+            warnings=self.warnings,
+            fit3d_version=__version__,
         )
         write_result(files["json"], result)
         return files, timings_s
@@ -149,8 +163,13 @@ def fit(
 
     Raises:
         PhotoError: the photo cannot be read, or holds no such face.
-        UsageError: an unknown model, detector or parser, or one that is not installed.
+        UsageError: an unknown model, detector or parser, or one that is not installed; a face, focal length, texture
+            size or device that cannot be.
     """
+    check_face(face)
+    if face == "all":
+        raise UsageError("face 'all': fit gives one face; call fit_faces for every face")
+    _check(focal_px, texture_size, config)
     sighting = look(photo, landmarks=landmarks, parser=parser, parts=parts)
     chosen = choose_faces(sighting, face)[0]
     return reconstruct(sighting, face=chosen, model=model, focal_px=focal_px, texture_size=texture_size, config=config)
@@ -167,6 +186,7 @@ def fit_faces(
     config: FitConfig | None = None,
 ) -> list[Reconstruction]:
     """Fit a face model to every face of a photo, the largest first. Arguments and errors are those of `fit`."""
+    _check(focal_px, texture_size, config)
     sighting = look(photo, landmarks=landmarks, parser=parser)
     return [
         reconstruct(sighting, face=face, model=model, focal_px=focal_px, texture_size=texture_size, config=config)
@@ -196,7 +216,8 @@ def look(
             photo = load_photo(photo)
     with watch.stage("observe"):
         observations = observe(photo, landmarks=landmarks, parser=parser, parts_file=parts)
-    return Sighting(photo=photo, observations=tuple(observations), timings_s=watch.seconds)
+        parts_file = None if parts is None else PartsFile(str(parts), sha256(Path(parts).read_bytes()).hexdigest())
+    return Sighting(photo=photo, observations=tuple(observations), timings_s=watch.seconds, parts_file=parts_file)
 
 
 def choose_faces(sighting: Sighting, face: FaceChoice) -> list[int]:
@@ -204,12 +225,14 @@ def choose_faces(sighting: Sighting, face: FaceChoice) -> list[int]:
 
     Raises:
         NoFaceError: the photo has fewer faces than the number asked for.
+        UsageError: not a face that there can be.
     """
+    check_face(face)
     count = len(sighting.observations)
     if face == "all":
         return list(range(1, count + 1))
     number = 1 if face == "largest" else face
-    if not 1 <= number <= count:
+    if number > count:
         has = "1 face was" if count == 1 else f"{count} faces were"
         raise NoFaceError(f"{sighting.photo.path}: face {number} was asked for, but only {has} found")
     return [number]
@@ -227,16 +250,24 @@ def reconstruct(
 ) -> Reconstruction:
     """Fit the model to face number `face` of a sighting and take its texture from the photo.
 
-    `on_stage` is told what begins, in a word or two.
+    `on_stage` is told what begins, in a word or two. The other arguments and the errors are those of `fit`.
     """
+    config = config or FitConfig()
+    _check(focal_px, texture_size, config)
+    (face,) = choose_faces(sighting, face)
     watch = Stopwatch(sighting.timings_s)
     photo, observation = sighting.photo, sighting.observations[face - 1]
-    config = config or FitConfig()
+    focal_source: FocalSource = "default" if photo.focal_px is None else "exif" if photo.exif else "user"
+    if focal_px is None:
+        focal_px = photo.focal_px
+        check_focal(focal_px)  # pixels from memory come with one that nobody looked at
+    else:
+        focal_source = "user"
     with watch.stage("load"):
         loaded = load_model(model) if isinstance(model, str) else model
     on_stage("fitting")
     with watch.stage("fit"):
-        fitted = fit_observation(loaded, observation, photo.width, photo.height, focal_px or photo.focal_px, config)
+        fitted = fit_observation(loaded, observation, photo.width, photo.height, focal_px, config)
         vertices = loaded.vertices(fitted.identity, fitted.expression)
         neutral = loaded.vertices(fitted.identity, fitted.expression.new_zeros(len(loaded.expression_names)))
     on_stage("texturing")
@@ -251,9 +282,24 @@ def reconstruct(
         neutral_vertices=neutral,
         texture=texture,
         config=config,
+        source=Source(focal_source, face, sighting.parts_file, texture_size),
         timings_s=watch.seconds,
         warnings=(*photo.warnings, *observation.warnings, *fitted.warnings),
     )
+
+
+def check_face(face: FaceChoice) -> None:
+    """Raises UsageError for what is neither 'largest', 'all' nor the number of a face."""
+    if not (face in ("largest", "all") or (is_whole(face) and face >= 1)):
+        raise UsageError(f"face {face!r}: expected 'largest', 'all' or a number from 1 (the largest face) on")
+
+
+def _check(focal_px: float | None, texture_size: int, config: FitConfig | None) -> None:
+    """Raises UsageError for what cannot be, before any work."""
+    check_focal(focal_px)
+    check_texture_size(texture_size)
+    if config is not None:
+        check_device(config.device)
 
 
 class Stopwatch:

@@ -1,4 +1,4 @@
-"""Where the files that come with fit3d lie: the bundled face model and its annotation."""
+"""Where the files that come with fit3d lie, and how fit3d is installed."""
 
 from __future__ import annotations
 
@@ -23,3 +23,14 @@ def asset_path(name: str) -> Path:
         if path.is_file():
             return path
     raise ModelFileError(f"the bundled file {name} is missing from this installation; install fit3d again")
+
+
+def install_command(extra: str | None = None) -> str:
+    """What to type to install fit3d with all that it needs, and its extra of that name.
+
+    In a checkout that is the checkout, with the versions that it was tested with.
+    """
+    suffix = f"[{extra}]" if extra else ""
+    if (_PACKAGE.parent / "setup.cfg").is_file():
+        return f'pip install -c constraints.txt ".{suffix}"'
+    return f'pip install "fit3d{suffix}"'

@@ -15,21 +15,13 @@ from fit3d.camera import Crop
 from fit3d.config import FitConfig
 from fit3d.energy.landmarks import LandmarkTarget
 from fit3d.energy.prdl import PixelSet, anchor_grid, pixel_centres, pixel_sets, see_furthest, see_mean, see_nearest
+from fit3d.landmarks import BROW_LANDMARKS, CONTOUR_LANDMARKS
 from fit3d.observe.base import Landmarks, Observation
 
 SPECK_SHARE = 0.1
 """A connected piece of a part smaller than this share of the part's largest piece is taken for label noise."""
 SMALLEST_PIECE = 6
 """A connected piece of fewer crop pixels is dropped in any case."""
-
-CONTOUR_LANDMARKS = {
-    "ibug68": tuple(range(17)),
-    "mediapipe478": (
-        *(10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152),
-        *(148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109),
-    ),
-}
-"""Landmarks on the outline of the face, by layout."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +30,7 @@ class PartTarget:
 
     label: int
     weight: float
-    """Share of the part in the sum; the part's weight times the loss's, per anchor and px^2."""
+    """Energy of a descriptor error of one px^2, averaged over the anchors."""
     nearest: Tensor
     """(A,) px."""
     furthest: Tensor
@@ -56,7 +48,8 @@ class Targets:
     parts: tuple[PartTarget, ...]
     """The parts that are seen at all."""
     hidden: Tensor
-    """(R, R) bool: crop pixels where something in front of the face hides it; no part counts there, on either side."""
+    """(R, R) bool: crop pixels that lie beyond the photo, or where something in front of the face hides it; no part
+    counts there, on either side."""
     above_brows: Tensor
     """(R, R) bool: crop pixels beyond the line through the brows; skin does not count there, on either side."""
     anchors: Tensor
@@ -82,13 +75,14 @@ def unit_px(config: FitConfig) -> float:
     return config.crop.resolution / 224.0
 
 
-def crop_labels(parts: np.ndarray, crop: Crop) -> np.ndarray:
-    """(R, R) uint8: the label under each crop pixel's centre; background beyond the photo."""
+def crop_labels(parts: np.ndarray, crop: Crop) -> tuple[np.ndarray, np.ndarray]:
+    """The label under each crop pixel's centre (R, R) uint8, and which centres lie within the photo (R, R) bool."""
     height, width = parts.shape
     at = (np.arange(crop.resolution) + 0.5) / crop.scale
     columns, rows = np.floor(at + crop.left).astype(int), np.floor(at + crop.top).astype(int)
     inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))[None, :]
-    return np.where(inside, parts[np.clip(rows, 0, height - 1)[:, None], np.clip(columns, 0, width - 1)[None, :]], 0)
+    found = parts[np.clip(rows, 0, height - 1)[:, None], np.clip(columns, 0, width - 1)[None, :]]
+    return np.where(inside, found, labels.BACKGROUND), inside
 
 
 def without_specks(mask: np.ndarray) -> np.ndarray:
@@ -116,9 +110,9 @@ def make_targets(observation: Observation, config: FitConfig, dtype: torch.dtype
     crop = face_crop(observation.landmarks, config)
     device = config.device
     resolution = crop.resolution
-    observed = crop_labels(observation.parts, crop)
-    hidden = torch.from_numpy(_hidden(observed)).to(device)
-    above = torch.from_numpy(_above_brows(observed)).to(device)
+    observed, inside = crop_labels(observation.parts, crop)
+    hidden = torch.from_numpy(_hidden(observed) | ~inside).to(device)
+    above = torch.from_numpy(_above_brows(observation.landmarks, crop)).to(device)
     masks = part_masks(torch.from_numpy(observed.astype(np.int64)).to(device), hidden, above)
     anchors = anchor_grid(config.anchors, resolution, device)
     coarse = anchor_grid(config.prdl.mean_anchors, resolution, device)
@@ -131,7 +125,7 @@ def make_targets(observation: Observation, config: FitConfig, dtype: torch.dtype
     )
     return Targets(
         crop=crop,
-        landmarks=_landmark_target(observation.landmarks, crop, config, dtype),
+        landmarks=_landmark_target(observation, crop, config, dtype),
         parts=parts,
         hidden=hidden,
         above_brows=above,
@@ -160,11 +154,13 @@ def _describe(
     )
 
 
-def _landmark_target(landmarks: Landmarks, crop: Crop, config: FitConfig, dtype: torch.dtype) -> LandmarkTarget:
+def _landmark_target(observation: Observation, crop: Crop, config: FitConfig, dtype: torch.dtype) -> LandmarkTarget:
+    landmarks = observation.landmarks
     px = crop.crop_from_px(torch.from_numpy(np.asarray(landmarks.points_px, dtype=np.float64)))
     unit = unit_px(config)
     noise = torch.full((px.shape[0],), config.landmarks.noise_px * unit, dtype=torch.float64)
     noise[list(CONTOUR_LANDMARKS[landmarks.layout])] = config.landmarks.contour_noise_px * unit
+    noise[torch.from_numpy(beyond_photo(landmarks, observation.parts.shape))] *= config.landmarks.beyond_photo
     present = torch.isfinite(px).all(-1)
     share = config.landmarks.effective_count / max(float(present.sum()), config.landmarks.effective_count)
     weight = torch.where(present, share / noise.square(), 0.0)
@@ -173,6 +169,12 @@ def _landmark_target(landmarks: Landmarks, crop: Crop, config: FitConfig, dtype:
         weight=weight.to(config.device, dtype),
         outlier_px=config.landmarks.outlier_px * unit,
     )
+
+
+def beyond_photo(landmarks: Landmarks, hw: tuple[int, ...]) -> np.ndarray:
+    """(N,) bool: landmarks outside a photo of height and width `hw`, where no detector can see them."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(((landmarks.points_px < 0) | (landmarks.points_px > np.array(hw[::-1]))).any(1))
 
 
 def _hidden(observed: np.ndarray) -> np.ndarray:
@@ -200,23 +202,23 @@ def _convex_hull(mask: np.ndarray) -> np.ndarray:
     return inside
 
 
-def _above_brows(observed: np.ndarray) -> np.ndarray:
-    """(R, R) bool: beyond the straight line through the centroids of both brows; nothing where a brow is missing."""
-    centres = []
-    for label in (labels.RIGHT_EYEBROW, labels.LEFT_EYEBROW):
-        rows, columns = np.nonzero(observed == label)
-        if len(rows) == 0:
-            return np.zeros(observed.shape, dtype=bool)
-        centres.append(np.array([columns.mean(), rows.mean()]))
-    face_rows, face_columns = np.nonzero(np.isin(observed, labels.IOU_PARTS))
-    face = np.array([face_columns.mean(), face_rows.mean()])
-    along = centres[1] - centres[0]
-    normal = np.array([along[1], -along[0]])
-    length = np.linalg.norm(normal)
-    if length < 1e-9:
-        return np.zeros(observed.shape, dtype=bool)
-    normal = normal / length
-    if (face - centres[0]) @ normal > 0:
+def _above_brows(landmarks: Landmarks, crop: Crop) -> np.ndarray:
+    """(R, R) bool: crop pixels beyond the straight line through the centroids of both brows' landmarks.
+
+    Nothing where all landmarks of a brow are missing. Landmarks, not labels, because a fringe, a hat or a turned head
+    hides brows and would take the line with them.
+    """
+    nothing = np.zeros((crop.resolution, crop.resolution), dtype=bool)
+    points = (landmarks.points_px - np.array([crop.left, crop.top])) * crop.scale
+    present = np.isfinite(points).all(1)
+    brows = [np.array(side)[present[list(side)]] for side in BROW_LANDMARKS[landmarks.layout]]
+    if min(len(side) for side in brows) == 0:
+        return nothing
+    right, left = (points[side].mean(0) for side in brows)
+    normal = np.array([left[1] - right[1], right[0] - left[0]])
+    if np.linalg.norm(normal) < 1e-9:
+        return nothing
+    if (points[present].mean(0) - right) @ normal > 0:  # the face lies below its brows, whichever way it is turned
         normal = -normal
-    rows, columns = np.indices(observed.shape)
-    return np.asarray((columns - centres[0][0]) * normal[0] + (rows - centres[0][1]) * normal[1] > 0)
+    at = np.arange(crop.resolution) + 0.5
+    return np.asarray((at[None, :] - right[0]) * normal[0] + (at[:, None] - right[1]) * normal[1] > 0)

@@ -27,8 +27,8 @@ from fit3d.labels import (
     SKIN,
     UPPER_LIP,
 )
+from fit3d.landmarks import LandmarkLayout
 from fit3d.morphable.model import LandmarkEmbedding, MorphableModel, PartAnnotation, SurfacePoints
-from fit3d.observe.base import LandmarkLayout
 
 HALF_AXES = np.array([0.075, 0.115, 0.09])
 CENTRE = np.array([0.0, 0.0, -0.07])

@@ -18,7 +18,7 @@ from fit3d.labels import INNER_MOUTH, LEFT_EYE, LOWER_LIP, MIRRORED_PART, NOSE, 
 from fit3d.morphable.annotation import load_annotation, strip
 from fit3d.morphable.anny import load_anny
 from fit3d.morphable.model import MorphableModel
-from fit3d.render.rasterise import rasterise
+from fit3d.raster import rasterise
 from fit3d.resources import asset_path
 
 IBUG_MIRROR = [

@@ -25,8 +25,9 @@ from fit3d.labels import (
     SKIN,
     UPPER_LIP,
 )
+from fit3d.landmarks import LANDMARK_COUNTS, LandmarkLayout
 from fit3d.observe import look, registry
-from fit3d.observe.base import LANDMARK_COUNTS, Backend, LandmarkLayout, Landmarks
+from fit3d.observe.base import Backend, Landmarks
 from fit3d.observe.contours import _OUTLINES, Anchor, ContourParser, _inside, draw_parts
 from fit3d.observe.label_image import LabelImage, read_label_image
 from fit3d.observe.look import observe

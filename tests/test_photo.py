@@ -46,7 +46,7 @@ def one_line_error(path: Path, **options: Any) -> str:
         with pytest.raises(UnreadablePhotoError) as caught:
             load_photo(path, **options)
     message = str(caught.value)
-    assert "\n" not in message and message.endswith(".") and caught.value.exit_code == 1
+    assert "\n" not in message and not message.endswith(".") and caught.value.exit_code == 1
     return message
 
 
@@ -59,9 +59,9 @@ def test_no_such_file(tmp_path: Path) -> None:
     assert "no such file" in one_line_error(tmp_path / "file" / "below.jpg")
 
 
-def test_folder_names_the_command_for_folders(tmp_path: Path) -> None:
+def test_folder_asks_for_its_files(tmp_path: Path) -> None:
     message = one_line_error(tmp_path)
-    assert "is a folder" in message and "fit3d batch" in message
+    assert "is a folder" in message and "/*.jpg" in message
 
 
 def test_empty_file(tmp_path: Path) -> None:

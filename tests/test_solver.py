@@ -12,8 +12,9 @@ import fit3d.targets
 from fit3d.camera import Camera
 from fit3d.config import FitConfig, Loss
 from fit3d.energy.prdl import descriptor, pixel_centres
+from fit3d.landmarks import LandmarkLayout
 from fit3d.morphable.model import MorphableModel
-from fit3d.observe.base import Backend, LandmarkLayout, Landmarks, Observation
+from fit3d.observe.base import Backend, Landmarks, Observation
 from fit3d.solve.adam import differentiable_energy
 from fit3d.solve.fit import face_geometry, fit_observation, start_from_pose, visible_parts
 from fit3d.solve.levenberg_marquardt import bounded_step, minimise

@@ -22,9 +22,9 @@ from fit3d.labels import (
     SKIN,
 )
 from fit3d.morphable.model import MorphableModel
+from fit3d.raster import rasterise
 from fit3d.render.atlas import PADDING, Atlas, make_atlas, triangulate
 from fit3d.render.overlay import contact_view, draw_parts, overlay, side_by_side
-from fit3d.render.rasterise import rasterise
 from fit3d.render.shade import draw_textured, over, shade, three_quarter_camera, vertex_normals
 from fit3d.render.texture import project_texture
 from fit3d.render.visibility import depth_map, faces_camera

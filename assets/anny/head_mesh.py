@@ -17,7 +17,7 @@ import trimesh
 from scipy.spatial import cKDTree
 
 from fit3d.morphable.annotation import strip
-from fit3d.render.rasterise import rasterise
+from fit3d.raster import rasterise
 
 # The person's left half, by vertex id of `model.npz`.
 

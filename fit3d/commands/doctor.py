@@ -14,6 +14,7 @@ import typer
 
 import fit3d
 from fit3d.commands.console import json_line, one_line
+from fit3d.resources import install_command
 
 MARKS = {True: "ok", False: "--"}
 
@@ -45,7 +46,7 @@ def doctor_command(
         print(json_line({"works": works, "checks": [asdict(check) for check in checks]}))
         return 0 if works else 1
     for check in checks:
-        missing = "missing" if check.needed else "not there (optional)"
+        missing = "missing" if check.needed else "missing (the default options do without)"
         print(f"{MARKS[check.ok]}  {check.name:16} {check.detail if check.ok else f'{missing}: {check.detail}'}")
         if not check.ok and check.remedy:
             print(f"    {'':16} type: {check.remedy}")
@@ -55,18 +56,22 @@ def doctor_command(
 
 def run_checks() -> list[Check]:
     """All checks, in the order in which the fit uses the things."""
-    reinstall = "pip install --force-reinstall fit3d"
+    install = install_command()
     return [
         Check("fit3d", True, f"{fit3d.__version__}, Python {platform.python_version()}", needed=True),
-        _check("torch", _torch, needed=True, remedy="pip install torch"),
-        _check("numpy", lambda: _imported("numpy"), needed=True, remedy="pip install numpy"),
-        _check("scipy", lambda: _imported("scipy"), needed=True, remedy="pip install scipy"),
-        _check("pillow", lambda: _imported("PIL", "pillow"), needed=True, remedy="pip install pillow"),
-        _check("mediapipe", _mediapipe, needed=True, remedy='pip install "fit3d[embedded]" (Python 3.10 to 3.12)'),
-        _check("model anny", _bundled_model, needed=True, remedy=reinstall),
-        # their import takes seconds, so only their presence is asked for
-        _check("face-alignment", lambda: _version("face-alignment"), needed=False, remedy="pip install face-alignment"),
-        _check("pyfacer", lambda: _version("pyfacer"), needed=False, remedy="pip install pyfacer"),
+        _check("torch", _torch, needed=True, remedy=install),
+        _check("numpy", lambda: _imported("numpy"), needed=True, remedy=install),
+        _check("scipy", lambda: _imported("scipy"), needed=True, remedy=install),
+        _check("rich", lambda: _imported("rich"), needed=True, remedy=install),
+        _check("typer", lambda: _imported("typer"), needed=True, remedy=install),
+        _check("pillow", lambda: _imported("PIL", "pillow"), needed=True, remedy=install),
+        _check("mediapipe", _mediapipe, needed=True, remedy=f"{install_command('embedded')} (Python up to 3.12)"),
+        _check("model anny", _bundled_model, needed=True, remedy=f"{install} --force-reinstall --no-deps"),
+        # fit3d is installed with these too, but the default options do without; the import of the first two takes
+        # seconds, so only their presence is asked for
+        _check("face-alignment", lambda: _version("face-alignment"), needed=False, remedy=install),
+        _check("pyfacer", lambda: _version("pyfacer"), needed=False, remedy=install),
+        _check("trimesh", lambda: _imported("trimesh"), needed=False, remedy=install),
     ]
 
 

@@ -21,6 +21,7 @@ from fit3d.commands.options import (
     QuietOption,
     SeedOption,
     SolverOption,
+    check_backends,
     fit_config,
 )
 from fit3d.config import Loss
@@ -75,8 +76,12 @@ def evaluate_parts_command(
 
     Exit code: 0 all photos fitted; 1 some photo could not be fitted; 2 wrong usage.
     """
+    check_backends(landmarks, parser)
     config = fit_config(loss=loss, solver=solver, anchors=anchors, iterations=iterations, device=device)
+    import numpy as np
+
     from fit3d.evaluate.parts import average_score, contact_sheet, labelled_photos, score_photo
+    from fit3d.export.files import reason_of, write_image
     from fit3d.morphable.registry import load_model
     from fit3d.observe.label_image import read_label_image
 
@@ -86,7 +91,7 @@ def evaluate_parts_command(
         try:
             sheet.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UsageError(f"cannot write to the folder {sheet}: {error.strerror or error}") from error
+            raise UsageError(f"--sheet {sheet}: cannot write to this folder: {reason_of(error)}") from error
     console = Console(quiet=quiet, as_json=as_json)
     scores: list[PartScore] = []
     failures: dict[str, str] = {}
@@ -110,7 +115,8 @@ def evaluate_parts_command(
                 console.result(_score_row(score), {})
             if sheet is not None:
                 labels = read_label_image(pair.labels, sighting.photo)
-                contact_sheet(sighting, labels, face_model, fit).save(sheet / f"{pair.photo.stem}.png")
+                picture = contact_sheet(sighting, labels, face_model, fit)
+                write_image(sheet / f"{pair.photo.stem}.png", np.asarray(picture))
     average = average_score(scores) if scores else None
     if as_json:
         report = {

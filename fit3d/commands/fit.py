@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fit3d.checks import LARGEST_TEXTURE, SMALLEST_TEXTURE, check_focal
 from fit3d.commands.console import Console, failure_of_photo
 from fit3d.commands.options import (
     DEFAULTS,
@@ -27,7 +28,7 @@ from fit3d.commands.options import (
     QuietOption,
     SeedOption,
     SolverOption,
-    check_focal,
+    check_backends,
     fit_config,
     parse_face,
 )
@@ -41,7 +42,10 @@ if TYPE_CHECKING:
 
 
 def fit_command(
-    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Photos to fit.", show_default=False)],
+    photos: Annotated[
+        list[Path],
+        typer.Argument(metavar="PHOTO...", help="Photos to fit, of at most 200 megapixels.", show_default=False),
+    ],
     out: Annotated[
         Path,
         typer.Option("-o", "--out", metavar="OUT", help="Results go to OUT/<photo's name>/.", show_default=False),
@@ -70,7 +74,10 @@ def fit_command(
     device: DeviceOption = DEFAULTS.device,
     focal: FocalOption = None,
     texture_size: Annotated[
-        int, typer.Option("--texture-size", min=16, max=8192, help="Side of the texture image in pixels.")
+        int,
+        typer.Option(
+            "--texture-size", min=SMALLEST_TEXTURE, max=LARGEST_TEXTURE, help="Side of the texture image in pixels."
+        ),
     ] = TextureConfig.size,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -79,7 +86,8 @@ def fit_command(
 
     Exit code: 0 all done; 1 some photo could not be fitted (the others are done); 2 wrong usage; 130 interrupted.
     """
-    check_focal(focal)
+    check_focal(focal, "--focal")
+    check_backends(landmarks, parser)
     choice = parse_face(face)
     label_images = _label_images(photos, parts or [])
     config = fit_config(loss=loss, solver=solver, anchors=anchors, iterations=iterations, seed=seed, device=device)
@@ -230,7 +238,9 @@ def _output_folder(out: Path) -> Iterator[None]:
             pass
     except OSError as error:
         _remove_empty(made)
-        raise UsageError(f"cannot write to the output folder {out}: {error.strerror or error}") from error
+        from fit3d.export.files import reason_of
+
+        raise UsageError(f"cannot write to the output folder {out}: {reason_of(error)}") from error
     try:
         yield
     finally:

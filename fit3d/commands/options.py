@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from fit3d.checks import check_device
 from fit3d.config import FitConfig, Loss, Solver
 from fit3d.errors import UsageError
 from fit3d.observe.registry import FACE_PARSERS, LANDMARK_DETECTORS
@@ -72,7 +72,7 @@ def fit_config(
     device: str = DEFAULTS.device,
 ) -> FitConfig:
     """The configuration that the options ask for, its device checked, torch set up for it."""
-    check_device(device)
+    check_device(device, "--device")
     import torch
 
     # One thread: sums come out the same on any number of cores, and the fit's many small operations gain little from
@@ -81,25 +81,14 @@ def fit_config(
     return replace(DEFAULTS, loss=loss, solver=solver, anchors=anchors, iterations=iterations, seed=seed, device=device)
 
 
-def check_device(device: str) -> None:
-    """Raises UsageError where torch cannot compute on `device`."""
-    if device == "cpu":
-        return
-    import torch
-
-    try:
-        wanted = torch.device(device)
-        torch.empty(0, device=wanted)
-    except (RuntimeError, AssertionError) as error:
-        # AssertionError: a torch built without CUDA says so that way
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise UsageError(f"--device {device}: torch cannot use it ({reason}); try --device cpu") from error
-
-
-def check_focal(focal_px: float | None) -> None:
-    """Raises UsageError for a focal length that no camera has."""
-    if focal_px is not None and not (math.isfinite(focal_px) and focal_px > 0):
-        raise UsageError(f"--focal {focal_px:g}: expected a positive number of pixels")
+def check_backends(landmarks: str, parser: str) -> None:
+    """Raises UsageError for a detector or parser that does not exist."""
+    for option, name, known in (
+        ("--landmarks", landmarks, LANDMARK_DETECTORS),
+        ("--parser", parser, FACE_PARSERS),
+    ):
+        if name not in known:
+            raise UsageError(f"{option} {name}: expected one of {', '.join(known)}")
 
 
 def parse_face(text: str) -> FaceChoice:

@@ -14,8 +14,9 @@ from torch import Tensor
 from fit3d.camera import CAM_FROM_FRONTAL_WORLD, Camera
 from fit3d.config import FitConfig
 from fit3d.labels import PRDL_PARTS
+from fit3d.landmarks import LandmarkLayout
 from fit3d.morphable.model import MorphableModel
-from fit3d.observe.base import Backend, LandmarkLayout, Landmarks, Observation
+from fit3d.observe.base import Backend, Landmarks, Observation
 from fit3d.solve.fit import face_geometry, fit_observation, visible_parts
 from fit3d.solve.objective import Objective
 from fit3d.solve.problem import Parameters, project

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import secrets
@@ -15,9 +16,12 @@ import numpy as np
 from PIL import Image
 
 from fit3d.errors import UsageError
+from fit3d.labels import PART_COLOURS
 
 LONGEST_STEM = 200
 """Bytes of a stem in UTF-8: file systems allow 255 for a name, and suffixes such as '_overlay.jpg' need room."""
+_ROOM_FOR_NUMBERS = 16
+"""Bytes kept free for '-2' and '-face1', which must not be cut off."""
 
 _DEVICE_NAMES = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10))}
 
@@ -66,8 +70,12 @@ def usage_errors(path: str | Path) -> Iterator[None]:
     except OSError as error:
         if error.errno is None:
             raise
-        reason = _REASONS.get(error.errno) or os.strerror(error.errno)
-        raise UsageError(f"cannot write {path}: {reason}") from error
+        raise UsageError(f"cannot write {path}: {reason_of(error)}") from error
+
+
+def reason_of(error: OSError) -> str:
+    """Why something cannot be written and what to do, in the words of the messages."""
+    return _REASONS.get(error.errno or 0) or error.strerror or str(error)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -78,13 +86,26 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_image(path: str | Path, pixels: np.ndarray) -> None:
     """Write (H, W), (H, W, 3) or (H, W, 4) uint8 `pixels` as PNG or JPEG, by the ending of `path`, atomically."""
-    image = Image.fromarray(np.ascontiguousarray(pixels))
+    _write_picture(path, Image.fromarray(np.ascontiguousarray(pixels)))
+
+
+def write_labels(path: str | Path, parts: np.ndarray) -> None:
+    """Write a label image (H, W) uint8 as PNG, atomically: values are the ids, the palette holds their colours."""
+    image = Image.fromarray(np.ascontiguousarray(parts))
+    image.putpalette(bytes(channel for colour in PART_COLOURS for channel in colour))
+    _write_picture(path, image)
+
+
+def _write_picture(path: str | Path, image: Image.Image) -> None:
+    # Made in memory first, because Pillow does not say why it cannot write: a full disk would be an unknown error.
+    content = io.BytesIO()
+    if Path(path).suffix.lower() == ".png":
+        # the default level of 6 takes three times as long for a few per cent
+        image.save(content, format="PNG", compress_level=3)
+    else:
+        image.save(content, format="JPEG", quality=92, subsampling=0)
     with atomic_write(path) as file:
-        if Path(path).suffix.lower() == ".png":
-            # the default level of 6 takes three times as long for a few per cent
-            image.save(file, format="PNG", compress_level=3)
-        else:
-            image.save(file, format="JPEG", quality=92, subsampling=0)
+        file.write(content.getbuffer())
 
 
 def output_folder(out: str | Path, stem: str, used: set[str]) -> Path:
@@ -93,7 +114,7 @@ def output_folder(out: str | Path, stem: str, used: set[str]) -> Path:
     A stem that is in `used` already gets '-2', '-3', ...; the chosen name is added to `used`, which the caller keeps
     for the photos of one call. Names that differ only in case count as the same, as some file systems take them so.
     """
-    stem = safe_stem(stem)
+    stem = safe_stem(stem, LONGEST_STEM - _ROOM_FOR_NUMBERS)
     name, number = stem, 1
     while name.casefold() in used:
         number += 1
@@ -102,17 +123,17 @@ def output_folder(out: str | Path, stem: str, used: set[str]) -> Path:
     return Path(out) / name
 
 
-def safe_stem(stem: str) -> str:
+def safe_stem(stem: str, longest: int = LONGEST_STEM) -> str:
     """`stem` as a name that every file system takes and that stays inside its folder.
 
     Characters that Windows forbids and control characters become '_'; so do leading dots; names of devices get a
-    '_' in front; the end is cut where it is too long; an empty name becomes 'photo'.
+    '_' in front; the end is cut after `longest` bytes; an empty name becomes 'photo'.
     """
     # undecodable bytes of file names reach Python as lone surrogates, which no text file can hold
     stem = stem.encode("utf-8", "replace").decode("utf-8")
     stem = re.sub(r'[<>:"/\\|?*\x00-\x1f\x7f]', "_", stem)
     stem = re.sub(r"^\.+", lambda dots: "_" * len(dots.group()), stem)
-    stem = stem.encode("utf-8")[:LONGEST_STEM].decode("utf-8", "ignore").strip(" ").rstrip(".")
+    stem = stem.encode("utf-8")[:longest].decode("utf-8", "ignore").strip(" ").rstrip(".")
     if stem.split(".")[0].casefold() in _DEVICE_NAMES:
         stem = "_" + stem
     return stem or "photo"

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from fit3d.observe.base import Observation
 from fit3d.photo import Photo
 from fit3d.solve.result import Fit
 
+FocalSource = Literal["user", "exif", "default"]
+
 SCHEMA_VERSION = 1
 """Raised when a field changes its meaning or vanishes; new fields alone do not raise it."""
 
@@ -29,11 +31,36 @@ LANDMARK_DECIMALS = 3
 """Decimals of landmarks, px."""
 
 
+@dataclasses.dataclass(frozen=True)
+class PartsFile:
+    """A label image that the user gave."""
+
+    path: str
+    """As the user wrote it."""
+    sha256: str
+    """Of the file's bytes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where a fit's inputs came from."""
+
+    focal: FocalSource
+    """'user', 'exif', or 'default': the field of view of the configuration."""
+    face: int
+    """Number of the face in its photo, 1 being the largest."""
+    parts_file: PartsFile | None
+    """None where a parser labelled the photo."""
+    texture_size: int
+    """Side of the texture, px."""
+
+
 def result_dict(
     photo: Photo,
     model: MorphableModel,
     observation: Observation,
     fit: Fit,
+    source: Source,
     config: FitConfig,
     timings_s: Mapping[str, float],
     warnings: Sequence[str],
@@ -46,6 +73,7 @@ def result_dict(
         model: that was fitted.
         observation: of the face that was fitted.
         fit: the result.
+        source: of what the user can choose besides `config`.
         config: how it was fitted.
         timings_s: seconds by stage: load, observe, fit, texture, write, total.
         warnings: all of them, of photo, observation and fit.
@@ -72,6 +100,9 @@ def result_dict(
                 "units": "metres",
             },
             "observation": {
+                "face": source.face,
+                "parts_file": None if source.parts_file is None else dataclasses.asdict(source.parts_file),
+                "crop": dataclasses.asdict(fit.crop),
                 "landmark_backend": dataclasses.asdict(landmarks.backend),
                 "parser_backend": dataclasses.asdict(observation.parser),
                 "landmark_layout": landmarks.layout,
@@ -83,6 +114,7 @@ def result_dict(
                 "width": camera.width,
                 "height": camera.height,
                 "focal_px": camera.focal_px,
+                "focal_source": source.focal,
                 "principal_px": camera.principal_px,
                 "K": camera.K,
                 "cam_from_world": camera.cam_from_world,
@@ -98,6 +130,7 @@ def result_dict(
                 "seed": config.seed,
                 "config": dataclasses.asdict(config),
             },
+            "texture_size": source.texture_size,
             "timings_s": dict(timings_s),
             "warnings": list(warnings),
         }

@@ -28,8 +28,8 @@ from torch import Tensor
 
 from fit3d.errors import ModelFileError
 from fit3d.labels import PART_IDS
+from fit3d.landmarks import LANDMARK_COUNTS, LandmarkLayout
 from fit3d.morphable.model import LandmarkEmbedding, PartAnnotation, SurfacePoints
-from fit3d.observe.base import LANDMARK_COUNTS, LandmarkLayout
 
 SCHEMA = 1
 FAR_OUTSIDE_M = -0.1

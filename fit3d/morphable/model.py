@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fit3d.observe.base import LandmarkLayout
+from fit3d.landmarks import LandmarkLayout
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
+from fit3d.landmarks import LandmarkLayout
 from fit3d.photo import Photo
-
-LandmarkLayout = Literal["ibug68", "mediapipe478"]
-LANDMARK_COUNTS: dict[LandmarkLayout, int] = {"ibug68": 68, "mediapipe478": 478}
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class Landmarks:
     """Landmarks of one face."""
 
     layout: LandmarkLayout
-    """Which named points, see `LANDMARK_COUNTS`."""
+    """Which named points, see `fit3d.landmarks`."""
     points_px: np.ndarray
     """(N, 2) float64, photo px; NaN marks a missing point."""
     backend: Backend

@@ -29,7 +29,8 @@ from fit3d.labels import (
     SKIN,
     UPPER_LIP,
 )
-from fit3d.observe.base import Backend, LandmarkLayout, Landmarks
+from fit3d.landmarks import LandmarkLayout
+from fit3d.observe.base import Backend, Landmarks
 from fit3d.photo import Photo
 
 Anchor = int | tuple[int, int, float]

@@ -6,24 +6,75 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
 from fit3d import __version__
 from fit3d.errors import LabelImageError
-from fit3d.labels import PART_NAMES
+from fit3d.labels import BACKGROUND, INNER_MOUTH, PART_NAMES, RIGHT_EYE, SKIN
 from fit3d.observe.base import Backend, Landmarks
 from fit3d.photo import Photo, quiet_pillow
 
 
+BOX_SHARE = 1.3
+"""Sides of the box in which a face's parts lie, in sides of its landmarks' box."""
+
+
 class LabelImage:
-    """`FaceParser` that says what a file says: the same labels for every face of the photo."""
+    """`FaceParser` that says what a file says, without the parts of the photo's other faces."""
 
     def __init__(self, path: str | Path) -> None:
         self.backend = Backend("label_image", __version__)
         self._path = path
 
     def parse(self, photo: Photo, landmarks: Landmarks) -> np.ndarray:
-        """(H, W) uint8 label image, see `read_label_image`."""
-        return read_label_image(self._path, photo)
+        """(H, W) uint8 label image, see `read_label_image` and `labels_of_face`."""
+        return labels_of_face(read_label_image(self._path, photo), landmarks)
+
+
+def labels_of_face(labels: np.ndarray, landmarks: Landmarks) -> np.ndarray:
+    """The label image (H, W) of a photo with several faces, of one of them: the others' parts become background.
+
+    Connected pieces of labels 1 to 9 belong to the face if their centroid lies in its landmarks' box, enlarged to
+    `BOX_SHARE`. The piece that the landmarks lie on belongs to it in any case; where it holds another face too, which
+    touches, it is cut at the enlarged box. Hair and other things may hide any face and stay.
+    """
+    is_part = (labels >= RIGHT_EYE) & (labels <= INNER_MOUTH)
+    if not is_part.any():
+        return labels
+    rows, columns = np.flatnonzero(is_part.any(1)), np.flatnonzero(is_part.any(0))
+    window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    result = labels.copy()
+    seen = result[window]  # a view: what is done to it is done to `result`
+    pieces, _ = ndimage.label(is_part[window], structure=np.ones((3, 3), bool))
+
+    left, top, right, bottom = landmarks.box_px
+    reach_x, reach_y = ((BOX_SHARE - 1.0) / 2.0 * (high - low) for low, high in ((left, right), (top, bottom)))
+    x, y = np.arange(seen.shape[1]) + columns[0] + 0.5, np.arange(seen.shape[0]) + rows[0] + 0.5
+    inside_x = (x >= left - reach_x) & (x <= right + reach_x)
+    inside_y = (y >= top - reach_y) & (y <= bottom + reach_y)
+    own = _piece_under(pieces, landmarks.points_px - [columns[0], rows[0]])
+    for piece, (of_y, of_x) in enumerate(ndimage.find_objects(pieces), start=1):
+        here = pieces[of_y, of_x] == piece
+        outside = ~(inside_y[of_y, None] & inside_x[None, of_x])
+        if piece == own:
+            features = here & (seen[of_y, of_x] != SKIN)
+            foreign = here & outside if (features & outside).any() else None
+        else:
+            at_y, at_x = (int(np.average(np.arange(n), weights=here.sum(a))) for n, a in zip(here.shape, (1, 0)))
+            foreign = here if outside[at_y, at_x] else None
+        if foreign is not None:
+            seen[of_y, of_x][foreign] = BACKGROUND
+    return result
+
+
+def _piece_under(pieces: np.ndarray, points: np.ndarray) -> int:
+    """The number of the piece (H, W) that most of the points (N, 2) lie on; 0 where there is none such."""
+    height, width = pieces.shape
+    points = points[np.isfinite(points).all(1)]
+    x, y = np.floor(points).astype(int).T
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    counts = np.bincount(pieces[y[inside], x[inside]], minlength=2)[1:]
+    return int(counts.argmax()) + 1 if 2 * counts.max() > len(points) else 0
 
 
 def read_label_image(path: str | Path, photo: Photo) -> np.ndarray:
@@ -47,27 +98,27 @@ def read_label_image(path: str | Path, photo: Photo) -> np.ndarray:
             labels = np.asarray(image) if size == (photo.width, photo.height) else None
             mode = image.mode
     except FileNotFoundError as error:
-        raise LabelImageError(f"{name}: no such label image; check the path given with --parts.") from error
+        raise LabelImageError(f"{name}: no such label image; check the path given with --parts") from error
     except Exception as error:  # Pillow's readers raise nearly anything on broken data
-        raise LabelImageError(f"{name}: not a readable label image; give an 8-bit grey or palette PNG.") from error
+        raise LabelImageError(f"{name}: not a readable label image; give an 8-bit grey or palette PNG") from error
     if labels is None:
         raise LabelImageError(
             f"{name}: the label image is {size[0]} x {size[1]} px, its photo {photo.path} is {photo.width} x "
-            f"{photo.height} px (upright); give labels of the same size."
+            f"{photo.height} px (upright); give labels of the same size"
         )
     if kind == "JPEG":
-        raise LabelImageError(f"{name}: JPEG blurs label ids; give an 8-bit grey or palette PNG.")
+        raise LabelImageError(f"{name}: JPEG blurs label ids; give an 8-bit grey or palette PNG")
     if mode == "RGB" and (labels == labels[..., :1]).all():
         labels = labels[..., 0]
     elif mode not in ("L", "P"):
         raise LabelImageError(
             f"{name}: a label image of mode {mode} with colours or more than 8 bits; give an 8-bit grey or palette PNG "
-            f"whose values are the ids 0 to {len(PART_NAMES) - 1}."
+            f"whose values are the ids 0 to {len(PART_NAMES) - 1}"
         )
     unknown = np.setdiff1d(labels, np.arange(len(PART_NAMES)))
     if unknown.size:
         shown = ", ".join(str(value) for value in unknown[:8]) + (", ..." if unknown.size > 8 else "")
         raise LabelImageError(
-            f"{name}: unknown label ids {shown}; known are 0 (background) to {len(PART_NAMES) - 1} (other)."
+            f"{name}: unknown label ids {shown}; known are 0 (background) to {len(PART_NAMES) - 1} (other); give ids of fit3d"
         )
     return np.array(labels, dtype=np.uint8, order="C")  # a copy: what Pillow lends cannot be written to

@@ -8,7 +8,8 @@ import numpy as np
 
 from fit3d.errors import NoFaceError, ObservationError
 from fit3d.labels import PART_NAMES
-from fit3d.observe.base import LANDMARK_COUNTS, FaceParser, Landmarks, Observation
+from fit3d.landmarks import LANDMARK_COUNTS
+from fit3d.observe.base import FaceParser, Landmarks, Observation
 from fit3d.observe.label_image import LabelImage
 from fit3d.observe.registry import face_parser, landmark_detector
 from fit3d.photo import Photo
@@ -40,7 +41,7 @@ def observe(
     if not faces:
         raise NoFaceError(
             f"{photo.path}: no face found ({detector.backend.name}, searched at all sizes and turns); "
-            "give a photo that shows the face larger, sharper or less hidden."
+            "give a photo that shows the face larger, sharper or less hidden"
         )
     return [_observation(photo, face, labeller) for face in faces]
 
@@ -56,12 +57,12 @@ def _observation(photo: Photo, landmarks: Landmarks, parser: FaceParser) -> Obse
     ):
         raise ObservationError(
             f"{photo.path}: {landmarks.backend.name} returned unusable landmarks (shape {points.shape}, "
-            f"{int(missing.sum())} missing); try another detector (--landmarks)."
+            f"{int(missing.sum())} missing); try another detector (--landmarks)"
         )
     parts = parser.parse(photo, landmarks)
     if parts.shape != (photo.height, photo.width) or parts.dtype != np.uint8 or parts.max() >= len(PART_NAMES):
         raise ObservationError(
             f"{photo.path}: {parser.backend.name} returned an unusable label image (shape {parts.shape}, "
-            f"{parts.dtype}); try another parser (--parser)."
+            f"{parts.dtype}); try another parser (--parser)"
         )
     return Observation(landmarks, parts, parser.backend)

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fit3d.errors import UsageError
+from fit3d.resources import install_command
 
 if TYPE_CHECKING:  # `fit3d --help` asks for the names and must not load numpy
     from fit3d.observe.base import FaceParser, LandmarkDetector
@@ -60,7 +61,7 @@ def face_parser(name: str) -> FaceParser:
 
 def _load(kind: str, entries: dict[str, _Entry], name: str) -> Any:
     if name not in entries:
-        raise UsageError(f"Unknown {kind} {name!r}; choose one of {', '.join(entries)}.")
+        raise UsageError(f"{kind} {name!r} is not known; choose one of {', '.join(entries)}")
     entry = entries[name]
     try:
         module = import_module(entry.module)
@@ -68,9 +69,8 @@ def _load(kind: str, entries: dict[str, _Entry], name: str) -> Any:
         if entry.extra is None or (error.name or "").startswith("fit3d"):
             raise
         if not isinstance(error, ModuleNotFoundError):  # installed, but a library of the system is not: libGL, ...
-            raise UsageError(f"The {kind} {name!r} cannot be loaded ({error}); see `fit3d doctor`.") from error
+            raise UsageError(f"{kind} {name!r} cannot be loaded ({error}); see `fit3d doctor`") from error
         raise UsageError(
-            f"The {kind} {name!r} needs a package that is missing ({error.name}); "
-            f'run: pip install "fit3d[{entry.extra}]"'
+            f"{kind} {name!r} needs a package that is missing ({error.name}); run: {install_command(entry.extra)}"
         ) from error
     return getattr(module, entry.class_name)()

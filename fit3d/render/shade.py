@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fit3d.camera import CAM_FROM_FRONTAL_WORLD, Camera
-from fit3d.render.rasterise import Fragments, rasterise
+from fit3d.raster import Fragments, rasterise
 from fit3d.render.visibility import faces_camera
 
 CLAY = (0.80, 0.77, 0.74)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fit3d.camera import Camera, px_from_cam
-from fit3d.render.rasterise import rasterise
+from fit3d.raster import rasterise
 
 SMALLEST_BIAS = 0.0004
 """Depth by which a point may lie behind the z-buffer and still count as seen, metres; lids are about 1 mm thick."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from fit3d import labels
 from fit3d.energy.landmarks import landmark_energy
 from fit3d.energy.prdl import descriptor, pixel_centres, pixel_sets
-from fit3d.solve.objective import Evaluation, Objective, surface_points
+from fit3d.solve.objective import Evaluation, Objective, missing_part_energy, surface_points
 from fit3d.solve.problem import POSE_SIZE, Parameters, project
 from fit3d.targets import part_masks
 
@@ -48,7 +48,7 @@ def differentiable_energy(objective: Objective, start: Parameters, step: Tensor)
     targets, config = objective.targets, objective.config
     landmarks = objective.landmark_points(here)
     energy = landmark_energy(project(landmarks.at(at.coefficients), at).px, targets.landmarks)
-    energy = energy + (at.coefficients.double() @ objective.precision @ at.coefficients.double()).to(energy)
+    energy = energy + at.coefficients @ objective.precision.to(at.coefficients) @ at.coefficients
     if not objective.with_parts:
         return energy
     fragments, part_labels = objective.look(here)
@@ -59,7 +59,7 @@ def differentiable_energy(objective: Objective, start: Parameters, step: Tensor)
     for target in targets.parts:
         pixels = sets[labels.PRDL_PARTS.index(target.label)]
         if pixels.empty:
-            energy = energy + target.weight * resolution**2
+            energy = energy + missing_part_energy(target, config)
             continue
         whole = torch.nonzero(pixels.mask).squeeze(1)
         for statistic, chosen, anchors, goal in (

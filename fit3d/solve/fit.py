@@ -14,22 +14,25 @@ from fit3d import labels
 from fit3d.camera import Camera
 from fit3d.config import FitConfig
 from fit3d.errors import ObservationError
+from fit3d.landmarks import LandmarkLayout
 from fit3d.metrics import landmark_nme, part_iou
 from fit3d.morphable.model import MorphableModel
-from fit3d.observe.base import LandmarkLayout, Observation
-from fit3d.render.rasterise import rasterise_front
+from fit3d.observe.base import Observation
+from fit3d.raster import rasterise_front
 from fit3d.solve.adam import STEPS_PER_ITERATION, AdamOutcome, minimise_adam
 from fit3d.solve.levenberg_marquardt import Outcome, minimise, minimise_rough
 from fit3d.solve.objective import Evaluation, Objective, surface_labels
 from fit3d.solve.pose import pose_from_landmarks
-from fit3d.solve.problem import FaceGeometry, Parameters
+from fit3d.solve.problem import POSE_SIZE, FaceGeometry, Parameters
 from fit3d.solve.result import Fit
-from fit3d.targets import Targets, make_targets
+from fit3d.targets import Targets, beyond_photo, make_targets
 
 LANDMARK_ITERATIONS = 20
 """Most Levenberg-Marquardt steps of the landmark stage."""
 FEWEST_LANDMARKS = 12
 """Fewer usable landmarks do not tell a pose."""
+CUT_OFF_SHARE = 0.05
+"""A larger share of landmarks outside the photo is reported."""
 PROFILE_DEG = 55.0
 """A face turned further away than this, degrees, is reported: detectors guess its far side."""
 POOR_PART_IOU = 0.65
@@ -131,14 +134,14 @@ def start_from_pose(
     focal_crop = focal_px * crop.scale
     principal_crop = ((principal_px[0] - crop.left) * crop.scale, (principal_px[1] - crop.top) * crop.scale)
     weights = targets.landmarks.weight.clone()
-    if bool((weights[_complement(geometry.sliding, weights.numel())] > 0).sum() >= 12):
+    if bool((weights[_complement(geometry.sliding, weights.numel())] > 0).sum() >= FEWEST_LANDMARKS):
         weights[geometry.sliding] = 0.0
     rotation, translation = pose_from_landmarks(
         geometry.landmarks.mean, targets.landmarks.px, weights, focal_crop, principal_crop
     )
     mean = geometry.surface.mean
     return Parameters(
-        coefficients=mean.new_zeros(geometry.parameter_count - 6),
+        coefficients=mean.new_zeros(geometry.parameter_count - POSE_SIZE),
         rotation=rotation.to(mean),
         translation=translation.to(mean),
         focal_px=focal_crop,
@@ -154,12 +157,12 @@ def _complement(index: Tensor, count: int) -> Tensor:
 
 def _room(evaluation: Evaluation, geometry: FaceGeometry) -> tuple[Tensor, Tensor]:
     """Lowest and highest step (P,) float64 that keeps the expression within its bounds."""
-    size, count = geometry.parameter_count, geometry.identity_count
-    high = torch.full((size,), torch.inf, dtype=torch.float64, device=geometry.sliding.device)
+    count, bounds = geometry.identity_count, geometry.expression_bounds.cpu().double()
+    high = torch.full((geometry.parameter_count,), torch.inf, dtype=torch.float64)
     low = -high
-    expression = evaluation.at.coefficients[count:]
-    low[count:-6] = (geometry.expression_bounds[:, 0] - expression).double()
-    high[count:-6] = (geometry.expression_bounds[:, 1] - expression).double()
+    expression = evaluation.at.coefficients[count:].cpu().double()
+    low[count:-POSE_SIZE] = bounds[:, 0] - expression
+    high[count:-POSE_SIZE] = bounds[:, 1] - expression
     return low, high
 
 
@@ -195,13 +198,15 @@ def _result(
         energy_end=end.terms,
         iterations=steps,
         stop_reason=stop_reason,
-        warnings=_doubts(pose, overlap["mean"]),
+        warnings=_doubts(observation, pose, overlap["mean"]),
     )
 
 
-def _doubts(pose: Tensor, overlap: float) -> tuple[str, ...]:
+def _doubts(observation: Observation, pose: Tensor, overlap: float) -> tuple[str, ...]:
     """What the user should check by eye, one sentence each."""
     doubts = []
+    if beyond_photo(observation.landmarks, observation.parts.shape).mean() > CUT_OFF_SHARE:
+        doubts.append("the face reaches beyond the photo: what lies outside is guessed")
     away = math.degrees(math.acos(max(-1.0, min(1.0, -float(pose[2, 2])))))  # between the face's and the camera's axis
     if away > PROFILE_DEG:
         doubts.append(

@@ -34,8 +34,8 @@ class Outcome(Generic[E]):
     """Accepted steps."""
     evaluations: int
     stop_reason: str
-    """'converged': the energy fell by less than the tolerance; 'iterations': the limit was reached; 'stalled': no
-    damping gave a lower energy."""
+    """'converged': the energy fell by less than the tolerance; 'iterations': the limit was reached; 'stalled': more
+    damping did not help either."""
 
 
 def minimise(
@@ -101,31 +101,37 @@ def minimise_rough(
     tolerance: float = 3e-3,
     roughness: float = 0.05,
     patience: int = 2,
+    retries: int = 3,
     damping: float = 1e-3,
 ) -> Outcome[E]:
     """Lower an energy that is smooth only on the whole, such as one that jumps when a pixel changes sides.
 
     A step that raises the energy by up to `roughness` of it is taken, since the next may fall by more; a worse one is
     tried again with more damping. Returns the lowest point met, so the energy never rises from start to end. Stops
-    when `patience` steps in a row have not lowered the best energy by `tolerance` of itself.
+    when `patience` accepted steps in a row have not lowered the best energy by `tolerance` of itself ('converged'), or
+    when `retries` steps in a row were rejected ('stalled').
     """
     best = current = start
-    evaluations, steps, idle, growth = 0, 0, 0, 4.0
+    evaluations, steps, idle, rejected, growth = 0, 0, 0, 0, 4.0
     model = quadratic(current)
     while evaluations < iterations:
         trial = step_to(current, bounded_step(model, damping, *room(current)))
         evaluations += 1
-        idle = idle + 1 if trial.energy > (1.0 - tolerance) * best.energy else 0
+        gained = trial.energy < (1.0 - tolerance) * best.energy
         if trial.energy < best.energy:
             best = trial
-        if idle == patience:
-            return Outcome(start, best, steps, evaluations, "converged")
         if trial.energy < (1.0 + roughness) * current.energy:
-            current, steps = trial, steps + 1
+            current, steps, rejected = trial, steps + 1, 0
             damping, growth = max(damping / 3.0, 1e-6), 4.0
+            idle = 0 if gained else idle + 1
+            if idle == patience:
+                return Outcome(start, best, steps, evaluations, "converged")
             if evaluations < iterations:
                 model = quadratic(current)
         else:
+            rejected += 1
+            if rejected == retries:
+                return Outcome(start, best, steps, evaluations, "stalled")
             damping *= growth
             growth *= 2.0
     return Outcome(start, best, steps, evaluations, "iterations")

@@ -12,10 +12,10 @@ from fit3d.config import FitConfig
 from fit3d.energy.landmarks import landmark_energy, landmark_weights, slide
 from fit3d.energy.prdl import PixelSet, Seen, pixel_centres, pixel_sets, see_furthest, see_mean, see_nearest
 from fit3d.energy.prior import prior_precision
-from fit3d.render.rasterise import Fragments, rasterise_front
+from fit3d.raster import Fragments, rasterise_front
 from fit3d.solve.problem import FaceGeometry, LinearPoints, Parameters, Projected, jacobian, project
 from fit3d.solve.quadratic import Quadratic
-from fit3d.targets import PartTarget, Targets, part_masks
+from fit3d.targets import PartTarget, Targets, part_masks, unit_px
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Objective:
         precision = prior_precision(
             geometry.identity_count, geometry.expression_names, geometry.mirrored_expression, config.prior
         )
-        return cls(geometry, targets, config, precision.to(config.device), with_parts)
+        return cls(geometry, targets, config, precision, with_parts)
 
     def evaluate(self, at: Parameters) -> Evaluation:
         """All terms at `at`, with the pixels of each part taken from a fresh raster: the energy proper."""
@@ -52,7 +52,7 @@ class Objective:
         landmarks = self.landmark_points(at)
         landmark_positions = project(landmarks.at(at.coefficients), at)
         terms = {"landmarks": float(landmark_energy(landmark_positions.px, self.targets.landmarks))}
-        coefficients = at.coefficients.double()
+        coefficients = at.coefficients.cpu().double()
         terms["prior"] = float(coefficients @ self.precision @ coefficients)
         parts: tuple[SeenPart, ...] = ()
         if raster is not None:
@@ -111,14 +111,14 @@ class Objective:
     def _prior_quadratic(self, evaluation: Evaluation) -> Quadratic:
         size = self.geometry.parameter_count
         count = self.precision.shape[0]
-        model = Quadratic.zero(size, self.precision.device)
+        model = Quadratic.zero(size)
         model.hessian[:count, :count] = self.precision
-        model.gradient[:count] = self.precision @ evaluation.at.coefficients.double()
+        model.gradient[:count] = self.precision @ evaluation.at.coefficients.cpu().double()
         return Quadratic(evaluation.terms["prior"], model.gradient, model.hessian)
 
     def _prdl_quadratic(self, evaluation: Evaluation) -> Quadratic:
         """Accumulated per point: min and max rows touch one point each, mean rows all points of their part."""
-        model = Quadratic.zero(self.geometry.parameter_count, self.precision.device)
+        model = Quadratic.zero(self.geometry.parameter_count)
         model = Quadratic(evaluation.terms["prdl"], model.gradient, model.hessian)
         pixels, pulls, stiffnesses = [], [], []
         for part in evaluation.parts:
@@ -133,8 +133,8 @@ class Objective:
                 dense = part.mean.direction.flatten(1) @ by_points.flatten(0, 1)
                 model = model + Quadratic(
                     0.0,
-                    part.mean_weight * (dense.mT @ part.mean.residual).double(),
-                    part.mean_weight * (dense.mT @ dense).double(),
+                    part.mean_weight * (dense.mT @ part.mean.residual).cpu().double(),
+                    part.mean_weight * (dense.mT @ dense).cpu().double(),
                 )
         if pixels:
             by_points = self._pixel_jacobian(torch.cat(pixels), evaluation)
@@ -244,6 +244,11 @@ def gather_rows(rows: SingleRows, weight: float) -> tuple[Tensor, Tensor]:
     return pull, stiffness
 
 
+def missing_part_energy(target: PartTarget, config: FitConfig) -> float:
+    """Energy of a part that the photo shows and the model does not: a constant, see `PrdlConfig.missing_part_px`."""
+    return target.weight * (config.prdl.missing_part_px * unit_px(config)) ** 2
+
+
 def _see_part(
     pixels: PixelSet,
     target: PartTarget,
@@ -253,8 +258,7 @@ def _see_part(
     config: FitConfig,
 ) -> SeenPart:
     if pixels.empty:
-        # the model shows nothing of a part that the photo shows: as bad as a part one crop away, and no direction
-        return SeenPart(target.weight * targets.crop.resolution**2, 0.0, 0.0, (), None)
+        return SeenPart(missing_part_energy(target, config), 0.0, 0.0, (), None)
 
     def centres(chosen: Tensor) -> Tensor:
         return pixel_centres(chosen, targets.crop.resolution, anchors.dtype)

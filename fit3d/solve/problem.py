@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from fit3d.camera import px_from_cam
+from fit3d.landmarks import LandmarkLayout
 from fit3d.morphable.model import MorphableModel, PartAnnotation, SurfacePoints
-from fit3d.observe.base import LandmarkLayout
 
 POSE_SIZE = 6
 

@@ -10,7 +10,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Quadratic:
-    """`energy + 2 gradient . step + step . hessian step`: the Gauss-Newton model of an energy `sum r^2`."""
+    """`energy + 2 gradient . step + step . hessian step`: the Gauss-Newton model of an energy `sum r^2`.
+
+    Kept on the CPU in double precision, wherever the energy is computed: it is small, and not every device has doubles.
+    """
 
     energy: float
     gradient: Tensor
@@ -22,8 +25,9 @@ class Quadratic:
         return Quadratic(self.energy + other.energy, self.gradient + other.gradient, self.hessian + other.hessian)
 
     @classmethod
-    def zero(cls, size: int, device: torch.device | str = "cpu") -> Quadratic:
-        zeros = torch.zeros(size, size, dtype=torch.float64, device=device)
+    def zero(cls, size: int) -> Quadratic:
+        """Of an energy that is nowhere."""
+        zeros = torch.zeros(size, size, dtype=torch.float64)
         return cls(0.0, zeros[0].clone(), zeros)
 
     @classmethod
@@ -33,6 +37,5 @@ class Quadratic:
         gradient = sum_j J_j^T b_j, hessian = sum_j J_j^T B_j J_j.
         """
         flat = jacobian.flatten(0, 1)
-        return cls(
-            energy, (flat.mT @ pull.reshape(-1)).double(), (flat.mT @ (stiffness @ jacobian).flatten(0, 1)).double()
-        )
+        gradient, hessian = flat.mT @ pull.reshape(-1), flat.mT @ (stiffness @ jacobian).flatten(0, 1)
+        return cls(energy, gradient.cpu().double(), hessian.cpu().double())

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fit3d.camera import Camera
-from fit3d.render.rasterise import perspective_weights, rasterise
+from fit3d.raster import perspective_weights, rasterise
 from synthetic import synthetic_camera, synthetic_identity, synthetic_model
 
 
