@@ -1,6 +1,6 @@
 """Levenberg-Marquardt against the Adam reference on the same energy of one photo.
 
-Prints, for each solver, the evaluations it took, the energy it reached and its seconds, and how much longer Adam takes
+Prints, for each solver, the steps it took, the energy it reached and its seconds, and how much longer Adam takes
 to come as low as Levenberg-Marquardt, or how high it still is at its limit. Run from the checkout:
 
     python benchmarks/solver.py [PHOTO] [--adam-steps 300] [--threads 2]
@@ -43,14 +43,14 @@ def main(
     stage = fit_landmarks(model, observation, seen.width, seen.height, seen.focal_px, config)
     landmarks_s = time.perf_counter() - start
     print(f"{'stage':28}{'steps':>7}{'energy':>10}{'seconds':>9}")
-    print(f"{'landmarks, LM':28}{stage.outcome.evaluations:7}{stage.outcome.end.energy:10.1f}{landmarks_s:9.3f}")
+    print(f"{'landmarks, LM':28}{stage.outcome.steps:7}{stage.outcome.end.energy:10.1f}{landmarks_s:9.3f}")
 
     refine_with_parts(stage, config)
     start = time.perf_counter()
     fast = refine_with_parts(stage, config)
     fast_s = time.perf_counter() - start
     print(f"{'with parts, before':28}{0:7}{fast.start.energy:10.1f}")
-    print(f"{'with parts, LM':28}{fast.evaluations:7}{fast.end.energy:10.1f}{fast_s:9.3f}")
+    print(f"{'with parts, LM':28}{fast.steps:7}{fast.end.energy:10.1f}{fast_s:9.3f}")
 
     reached: list[float] = []
 
