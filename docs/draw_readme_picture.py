@@ -1,23 +1,20 @@
 """Draws README's picture from the example photo: the overlay as `fit3d fit` writes it, and the head turned.
 
-Run from the top of a checkout: `python docs/draw_readme_picture.py`.
+Run from the top of a checkout, in the environment of README's commands: `python docs/draw_readme_picture.py`.
 """
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
 import fit3d
 from fit3d.render.overlay import contact_view
 
+ROOT = Path(__file__).resolve().parent.parent
 YAWS_DEG = (-60.0, -25.0, 0.0, 25.0, 60.0)
 
 

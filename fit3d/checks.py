@@ -18,12 +18,12 @@ DEVICE_TYPES = ("cpu", "cuda", "mps")
 
 def is_whole(value: Any) -> bool:
     """Whether it is a whole number; True and False are none."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
+    return not isinstance(value, bool) and isinstance(value, Integral)
 
 
 def is_finite(value: Any) -> bool:
     """Whether it is a finite number; True and False are none."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:

@@ -65,8 +65,8 @@ class PrdlConfig:
 
     def __post_init__(self) -> None:
         check_positive("prdl.weight", self.weight)
-        if isinstance(self.statistics, str) or not self.statistics:
-            raise UsageError(f"prdl.statistics {self.statistics!r}: expected a tuple of {get_args(Statistic)}")
+        if not self.statistics:
+            raise UsageError(f"prdl.statistics: got none, expected one or more of {get_args(Statistic)}")
         for statistic in self.statistics:
             check_choice("prdl.statistics", statistic, get_args(Statistic))
         if len(self.part_weights) != len(PRDL_PARTS):

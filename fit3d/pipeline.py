@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -155,7 +155,8 @@ def fit(
         model: name of a face model (`fit3d models list`), or one that is loaded.
         landmarks: landmark detector.
         parser: face parser.
-        parts: label image of the photo's size with the ids of `fit3d.labels`, used instead of the parser.
+        parts: label image of the photo's size with the ids of `fit3d.labels`, used instead of the parser; the parts
+            of other faces in it are left out.
         face: 'largest', or the number of the face, 1 being the largest.
         focal_px: focal length in pixels; None takes it from EXIF, else the default field of view of `config`.
         texture_size: side of the texture, px.
@@ -163,12 +164,10 @@ def fit(
 
     Raises:
         PhotoError: the photo cannot be read, or holds no such face.
-        UsageError: an unknown model, detector or parser, or one that is not installed; a face, focal length, texture
-            size or device that cannot be.
+        UsageError: an unknown model, detector or parser, or one that is not installed; a face number, focal length,
+            texture size or device that cannot be.
     """
-    check_face(face)
-    if face == "all":
-        raise UsageError("face 'all': fit gives one face; call fit_faces for every face")
+    check_face(face, every=False)
     _check(focal_px, texture_size, config)
     sighting = look(photo, landmarks=landmarks, parser=parser, parts=parts)
     chosen = choose_faces(sighting, face)[0]
@@ -288,10 +287,16 @@ def reconstruct(
     )
 
 
-def check_face(face: FaceChoice) -> None:
-    """Raises UsageError for what is neither 'largest', 'all' nor the number of a face."""
-    if not (face in ("largest", "all") or (is_whole(face) and face >= 1)):
-        raise UsageError(f"face {face!r}: expected 'largest', 'all' or a number from 1 (the largest face) on")
+def check_face(face: Any, every: bool = True) -> None:
+    """Raises UsageError for what is neither 'largest', the number of a face nor, if `every` face may be asked for,
+    'all'."""
+    if isinstance(face, str):
+        known = face == "largest" or (every and face == "all")
+    else:
+        known = is_whole(face) and face >= 1
+    if not known:
+        names = "'largest', 'all'" if every else "'largest'"
+        raise UsageError(f"face {face!r}: expected {names} or a number from 1 (the largest face) on")
 
 
 def _check(focal_px: float | None, texture_size: int, config: FitConfig | None) -> None:

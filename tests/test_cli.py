@@ -17,9 +17,10 @@ import pytest
 import torch
 from PIL import Image
 
-from fit3d import pipeline
+from fit3d import pipeline, resources
 from fit3d.commands.app import main
 from fit3d.errors import ObservationError
+from fit3d.photo import PIXEL_LIMIT
 
 QUICK = ["--iterations", "1", "--texture-size", "32"]
 
@@ -72,7 +73,7 @@ def test_camera_in_json_puts_the_mesh_over_the_photo(example: Path) -> None:
     cam = np.c_[vertices, np.ones(len(vertices))] @ np.array(camera["cam_from_world"]).T
     px = cam[:, :3] @ np.array(camera["K"]).T
     px = px[:, :2] / px[:, 2:]
-    parts = np.asarray(Image.open(example / "astronaut_parts.png"))
+    parts = np.asarray(Image.open(example / "astronaut_parts.png"))  # a palette picture: its values are the ids
     rows, columns = np.nonzero(parts)
     assert parts.shape == (camera["height"], camera["width"]) == (512, 512)
     # every labelled pixel lies in the box of the projected mesh, and the face is where it is in the photo
@@ -306,6 +307,7 @@ def test_bad_label_image(
     "options",
     [
         ["--device", "nonsense"],
+        ["--device", "meta"],
         pytest.param(["--device", "cuda"], marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA")),
         ["--model", "nonsense"],
         ["--landmarks", "nonsense"],
@@ -314,6 +316,7 @@ def test_bad_label_image(
         ["--face", "smallest"],
         ["--focal", "-1"],
         ["--focal", "nan"],
+        ["--focal", "0"],
         ["--loss", "nonsense"],
         ["--solver", "nonsense"],
         ["--anchors", "0"],
@@ -333,6 +336,21 @@ def test_wrong_option(options: list[str], astronaut: Path, tmp_path: Path, capfd
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("option", ["--landmarks", "--parser", "--device", "--focal", "--face"])
+@pytest.mark.parametrize("command", [["fit", "missing.jpg", "-o", "out"], ["evaluate", "parts", "nowhere"]])
+def test_wrong_value_names_its_option_before_anything_is_read(
+    option: str, command: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if command[0] == "evaluate" and option in ("--focal", "--face"):
+        return
+    monkeypatch.chdir(tmp_path)
+    assert main([*command, option, "0"]) == 2
+    err = capfd.readouterr().err
+    assert err.startswith(f"error: {option} 0")
+    assert "expected" in err
+    assert names_in(tmp_path) == set()
+
+
 @pytest.mark.parametrize("arguments", [["fit"], ["fit", "x.jpg"], ["nonsense"], ["evaluate", "parts", "nowhere"]])
 def test_wrong_command(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
@@ -341,10 +359,11 @@ def test_wrong_command(arguments: list[str], capfd: pytest.CaptureFixture[str]) 
 
 def test_output_folder_under_a_file(astronaut: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
-    assert main(["fit", str(astronaut), "-o", str(tmp_path / "file" / "out")]) == 2
-    err = capfd.readouterr().err
-    assert err.startswith("error: cannot write to the output folder")
-    assert len(err.splitlines()) == 1
+    for out in (tmp_path / "file", tmp_path / "file" / "out"):
+        assert main(["fit", str(astronaut), "-o", str(out)]) == 2
+        err = capfd.readouterr().err
+        assert err.startswith(f"error: cannot write to the output folder {out}: a file stands where a folder is needed")
+        assert len(err.splitlines()) == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may write everywhere")
@@ -414,6 +433,13 @@ def test_failure_while_moving_is_no_result(
     assert "astronaut.json" not in names_in(tmp_path / "astronaut")
 
 
+def test_pixel_limit_is_documented(capsys: pytest.CaptureFixture[str]) -> None:
+    limit = f"{PIXEL_LIMIT / 1e6:g} megapixels"
+    assert main(["fit", "--help"]) == 0
+    assert limit in " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert limit in (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+
+
 # --- the other commands -----------------------------------------------------------------------------------------
 
 
@@ -434,10 +460,16 @@ def test_doctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
     assert capsys.readouterr().out.endswith("`fit3d fit` works.\n")
     monkeypatch.setitem(sys.modules, "mediapipe", None)
     assert main(["doctor"]) == 1
-    assert 'pip install "fit3d[embedded]"' in capsys.readouterr().out
+    assert 'pip install -c constraints.txt ".[embedded]"' in capsys.readouterr().out
     assert main(["doctor", "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert [check["name"] for check in report["checks"] if not check["ok"]] == ["mediapipe"]
+    checked = {check["name"] for check in report["checks"]}
+    assert {"face-alignment", "numpy", "pillow", "pyfacer", "rich", "scipy", "torch", "trimesh", "typer"} <= checked
+    assert not any("fit3d[embedded]" in check["remedy"] for check in report["checks"])
+    monkeypatch.setattr(resources, "_PACKAGE", Path("/site-packages/fit3d"))  # no checkout
+    assert main(["doctor"]) == 1
+    assert 'pip install "fit3d[embedded]"' in capsys.readouterr().out
 
 
 def test_evaluate_parts(shared_data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -456,6 +488,22 @@ def test_evaluate_parts(shared_data: Path, tmp_path: Path, capfd: pytest.Capture
     means = [photo["part_iou"]["mean"] for photo in report["photos"]]
     assert report["average"]["part_iou"]["mean"] == pytest.approx(sum(means) / 2)
     assert names_in(tmp_path / "sheets") == {"c0.png", "h190.png"}
+
+
+def test_full_disk_for_a_sheet(shared_data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    resource = pytest.importorskip("resource")
+    for name in ("h190.png", "h190_parts.png"):
+        (tmp_path / name).write_bytes((shared_data / "labelled" / name).read_bytes())
+    sheets = tmp_path / "sheets"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        code = main(["evaluate", "parts", str(tmp_path), "--sheet", str(sheets), "--iterations", "1", "--quiet"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 2
+    assert capfd.readouterr().err.startswith(f"error: cannot write {sheets / 'h190.png'}: ")
+    assert names_in(sheets) == set()
 
 
 def test_evaluate_geometry(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,9 +22,18 @@ from fit3d.camera import Crop
 from fit3d.config import FitConfig
 from fit3d.errors import UsageError
 from fit3d.export import files
-from fit3d.export.files import atomic_write, output_folder, safe_stem, usage_errors, write_image, write_text
+from fit3d.export.files import (
+    atomic_write,
+    output_folder,
+    safe_stem,
+    usage_errors,
+    write_image,
+    write_labels,
+    write_text,
+)
 from fit3d.export.obj import obj_text, write_mtl, write_obj
-from fit3d.export.result_json import result_dict, result_text, write_result
+from fit3d.export.result_json import PartsFile, Source, result_dict, result_text, write_result
+from fit3d.labels import PART_COLOURS, PART_NAMES
 from fit3d.morphable.model import MorphableModel
 from fit3d.observe.base import Backend, Landmarks, Observation
 from fit3d.photo import Photo
@@ -157,6 +166,7 @@ def make_result(model: MorphableModel, **changes: Any) -> dict[str, Any]:
             Backend("contours", "1"),
         ),
         "fit": make_fit(model),
+        "source": Source("exif", 2, PartsFile("labels.png", "cd" * 32), 512),
         "config": FitConfig(seed=7),
         "timings_s": {"load": 0.1, "observe": 0.2, "fit": 0.3, "texture": 0.4, "write": 0.5, "total": 1.5},
         "warnings": ("a warning", "another"),
@@ -176,12 +186,16 @@ def test_result_follows_its_schema(model: MorphableModel, tmp_path: Path) -> Non
     checker = jsonschema.Draft202012Validator(schema())
     checker.check_schema(schema())
     assert [error.message for error in checker.iter_errors(read)] == []
+    without = json.loads(result_text(make_result(model, source=Source("default", 1, None, 16))))
+    assert [error.message for error in checker.iter_errors(without)] == []
+    assert without["observation"]["parts_file"] is None
     # and the schema does say no
     for spoil in (
         {"schema": 2},
         {"surprise": 1},
         {"metrics": {**read["metrics"], "landmark_nme": "small"}},
         {"camera": {**read["camera"], "K": [[1.0]]}},
+        {"camera": {**read["camera"], "focal_source": "guess"}},
     ):
         assert not checker.is_valid({**read, **spoil}), spoil
     for name in read:
@@ -201,6 +215,9 @@ def test_result_says_what_was_fitted(model: MorphableModel) -> None:
     pose, intrinsic = np.array(read["camera"]["cam_from_world"]), np.array(read["camera"]["K"])
     homogeneous = (points.numpy() @ pose[:3, :3].T + pose[:3, 3]) @ intrinsic.T
     np.testing.assert_allclose(homogeneous[:, :2] / homogeneous[:, 2:], fit.camera.project(points), atol=1e-5)
+    assert (read["observation"]["face"], read["camera"]["focal_source"], read["texture_size"]) == (2, "exif", 512)
+    assert read["observation"]["parts_file"] == {"path": "labels.png", "sha256": "cd" * 32}
+    assert read["observation"]["crop"] == {"left": 1.0, "top": 2.0, "size": 40.0, "resolution": 224}
     assert read["observation"]["landmarks_px"][3] == [None, None]
     assert len(read["observation"]["landmarks_px"]) == 478
     assert read["metrics"]["part_iou"] == {"mean": 0.333333333, "nose": None, "right_eye": 0.5}
@@ -332,6 +349,15 @@ def test_images_are_what_their_ending_says(tmp_path: Path, name: str) -> None:
     assert (tmp_path / name).read_bytes() == first
 
 
+def test_label_images_keep_their_ids_and_are_visible(tmp_path: Path) -> None:
+    parts = (np.arange(480).reshape(20, 24) % len(PART_NAMES)).astype(np.uint8)
+    write_labels(tmp_path / "a.png", parts)
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.mode == "P"
+        np.testing.assert_array_equal(np.asarray(image), parts)
+        np.testing.assert_array_equal(np.asarray(image.convert("RGB")), np.array(PART_COLOURS, np.uint8)[parts])
+
+
 def test_folders_of_one_call_do_not_collide(tmp_path: Path) -> None:
     used: set[str] = set()
     stems = ["a", "b", "a", "A", "a-2", "a"]
@@ -339,6 +365,10 @@ def test_folders_of_one_call_do_not_collide(tmp_path: Path) -> None:
     assert names == ["a", "b", "a-2", "A-3", "a-2-2", "a-4"]
     assert list(tmp_path.iterdir()) == []
     assert output_folder(tmp_path, "../../x", set()).parent == tmp_path
+    # numbers are not cut off, whatever follows
+    first, second = (output_folder(tmp_path, "x" * 300, used).name for _ in "ab")
+    assert second == f"{first}-2"
+    assert safe_stem(f"{second}-face12") == f"{second}-face12"
 
 
 @pytest.mark.parametrize(

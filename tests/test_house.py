@@ -48,6 +48,17 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
     assert done.stdout.strip() == readme_commands()[1]
 
 
+def test_links_of_the_readme_lead_somewhere() -> None:
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
+    assert {"LICENSE", "docs/results.md"} <= set(links)
+    assert [link for link in links if not (REPOSITORY / link).exists()] == []
+    # and so do the files named in passing
+    named = re.findall(r"`((?:fit3d|docs|examples|assets|benchmarks)/[\w./-]*)`", text)
+    assert named
+    assert [path for path in named if not (REPOSITORY / path).exists()] == []
+
+
 def test_every_package_is_installed() -> None:
     packages = {
         ".".join(path.parent.relative_to(REPOSITORY).parts) for path in (REPOSITORY / "fit3d").rglob("__init__.py")

@@ -13,6 +13,7 @@ from PIL import Image
 
 from fit3d.errors import LabelImageError, NoFaceError, ObservationError, UsageError
 from fit3d.labels import (
+    HAIR,
     INNER_MOUTH,
     IOU_PARTS,
     LEFT_EYE,
@@ -29,7 +30,7 @@ from fit3d.landmarks import LANDMARK_COUNTS, LandmarkLayout
 from fit3d.observe import look, registry
 from fit3d.observe.base import Backend, Landmarks
 from fit3d.observe.contours import _OUTLINES, Anchor, ContourParser, _inside, draw_parts
-from fit3d.observe.label_image import LabelImage, read_label_image
+from fit3d.observe.label_image import LabelImage, labels_of_face, read_label_image
 from fit3d.observe.look import observe
 from fit3d.observe.registry import FACE_PARSERS, LANDMARK_DETECTORS, face_parser, landmark_detector
 from fit3d.photo import Photo, load_photo
@@ -54,9 +55,9 @@ def test_backends_are_loaded_once() -> None:
 
 
 def test_unknown_names_list_the_known_ones() -> None:
-    with pytest.raises(UsageError, match=r"'dlib'; choose one of .*mediapipe"):
+    with pytest.raises(UsageError, match=r"'dlib' is not known; choose one of .*mediapipe"):
         landmark_detector("dlib")
-    with pytest.raises(UsageError, match=r"'bisenet'; choose one of .*contours"):
+    with pytest.raises(UsageError, match=r"'bisenet' is not known; choose one of .*contours"):
         face_parser("bisenet")
 
 
@@ -65,7 +66,7 @@ def test_missing_package_names_the_command(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delitem(sys.modules, "fit3d.observe.mediapipe", raising=False)
     monkeypatch.setitem(sys.modules, "mediapipe", None)  # as if it were not installed
-    with pytest.raises(UsageError, match=r'pip install "fit3d\[embedded\]"'):
+    with pytest.raises(UsageError, match=r'pip install -c constraints.txt "\.\[embedded\]"'):
         registry._load("landmark detector", registry._LANDMARK_DETECTORS, "mediapipe")
 
 
@@ -488,7 +489,56 @@ def test_label_image_as_a_parser(tmp_path: Path, photo: Photo, labels: np.ndarra
     Image.fromarray(labels).save(tmp_path / "a.png")
     parser = LabelImage(tmp_path / "a.png")
     assert parser.backend.name == "label_image"
-    np.testing.assert_array_equal(parser.parse(photo, Landmarks("ibug68", np.zeros((68, 2)), BACKEND)), labels)
+    np.testing.assert_array_equal(parser.parse(photo, OVER_ALL), labels)
+
+
+OVER_ALL = Landmarks("ibug68", np.random.default_rng(0).uniform((0, 0), (50, 40), (68, 2)), BACKEND)
+"""Of a face that fills `photo`."""
+
+
+def two_faces(distance: int) -> tuple[np.ndarray, np.ndarray, list[Landmarks]]:
+    """Label images (H, W) of two faces `distance` px apart, together and of the first alone, and their landmarks."""
+    face = np.zeros((60, 40), np.uint8)
+    face[5:55, 3:37] = SKIN
+    face[25:40, 16:24] = NOSE
+    face[20:24, 8:14], face[20:24, 26:32] = RIGHT_EYE, LEFT_EYE
+    alone, both = np.zeros((2, 80, 160), np.uint8)
+    alone[10:70, 10:50] = both[10:70, 10:50] = face
+    place = both[10:70, 10 + distance : 50 + distance]
+    place[face > 0] = face[face > 0]
+    y, x = np.mgrid[0:10, 0:7].reshape(2, -1)[:, :68]
+    points = np.stack([15.0 + x * 5.0, 18.0 + y * 5.2], -1)
+    return both, alone, [Landmarks("ibug68", points + (move, 0), BACKEND) for move in (0, distance)]
+
+
+def test_label_image_of_two_faces_is_told_apart() -> None:
+    both, alone, (left, right) = two_faces(60)
+    both[2:6, 2:150] = HAIR  # whose it is, nobody knows
+    expected = np.where(both == HAIR, HAIR, alone)
+    np.testing.assert_array_equal(labels_of_face(both, left), expected)
+    np.testing.assert_array_equal(labels_of_face(both, right), np.where(both == HAIR, HAIR, np.roll(alone, 60, 1)))
+    # without skin every feature is a piece of its own
+    np.testing.assert_array_equal(
+        labels_of_face(np.where(both == SKIN, 0, both).astype(np.uint8), left), np.where(expected == SKIN, 0, expected)
+    )
+
+
+def test_label_image_of_two_faces_that_touch_is_cut() -> None:
+    both, alone, (left, right) = two_faces(32)
+    for landmarks, own in ((left, alone), (right, np.roll(alone, 32, 1))):
+        parts = labels_of_face(both, landmarks)
+        for label in (NOSE, RIGHT_EYE, LEFT_EYE):
+            np.testing.assert_array_equal(parts == label, own == label)
+        reach = np.flatnonzero((parts > 0).any(0))
+        box = landmarks.box_px
+        assert reach[0] >= box[0] - 0.15 * (box[2] - box[0]) - 1
+        assert reach[-1] <= box[2] + 0.15 * (box[2] - box[0])
+
+
+def test_label_image_of_one_face_stays_whole() -> None:
+    _, alone, (landmarks, _) = two_faces(60)
+    alone[64:80, 20:40] = SKIN  # a neck that nobody cut off
+    np.testing.assert_array_equal(labels_of_face(alone, landmarks), alone)
 
 
 # One look
@@ -523,7 +573,7 @@ def test_one_observation_per_face_in_the_detectors_order(
 def test_parts_file_replaces_the_parser(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, photo: Photo, labels: np.ndarray
 ) -> None:
-    use_fake(monkeypatch, np.ones((68, 2)))
+    use_fake(monkeypatch, OVER_ALL.points_px)
     Image.fromarray(labels).save(tmp_path / "a.png")
     (observation,) = observe(photo, parts_file=tmp_path / "a.png")
     np.testing.assert_array_equal(observation.parts, labels)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from PIL import Image
 import fit3d
 from fit3d import pipeline
 from fit3d.errors import NoFaceError, UsageError
+from fit3d.export.result_json import PartsFile, Source
 
 QUICK = fit3d.FitConfig(iterations=1)
 
@@ -52,6 +56,115 @@ def test_focal_length_given_by_the_user_is_taken(astronaut: Path) -> None:
     sighting = pipeline.look(astronaut)
     long = pipeline.reconstruct(sighting, focal_px=3000.0, texture_size=16, config=QUICK)
     assert long.fit.camera.focal_px == 3000.0
+    assert long.source == Source("user", 1, None, 16)
+    known = replace(sighting, photo=replace(sighting.photo, focal_px=2000.0, exif={"FocalLength": 50.0}))
+    from_exif = pipeline.reconstruct(known, texture_size=16, config=QUICK)
+    assert (from_exif.source.focal, from_exif.fit.camera.focal_px) == ("exif", 2000.0)
+    assert pipeline.reconstruct(sighting, texture_size=16, config=QUICK).source.focal == "default"
+
+
+def test_parts_file_is_remembered(head: fit3d.Reconstruction, astronaut: Path, tmp_path: Path) -> None:
+    parts = head.save(tmp_path).files["parts"]
+    again = fit3d.fit(astronaut, parts=parts, texture_size=16, config=QUICK)
+    assert np.array_equal(again.observation.parts, head.fit.parts)
+    assert again.source.parts_file == PartsFile(str(parts), sha256(parts.read_bytes()).hexdigest())
+
+
+IMPOSSIBLE: list[dict[str, Any]] = [
+    {"focal_px": 0},
+    {"focal_px": -5.0},
+    {"focal_px": float("nan")},
+    {"focal_px": float("inf")},
+    {"focal_px": "long"},
+    {"texture_size": 15},
+    {"texture_size": 8193},
+    {"texture_size": 64.0},
+    {"face": 0},
+    {"face": -1},
+    {"face": "smallest"},
+    {"face": 1.0},
+    {"face": True},
+]
+
+
+@pytest.mark.parametrize("options", IMPOSSIBLE, ids=str)
+def test_what_cannot_be_is_said_before_the_photo_is_read(options: dict[str, Any], astronaut: Path) -> None:
+    (name,) = options
+    with pytest.raises(UsageError, match=f"^{name} .*: expected "):
+        fit3d.fit("missing.jpg", **options)
+    if name != "face":
+        with pytest.raises(UsageError, match=f"^{name} "):
+            fit3d.fit_faces("missing.jpg", **options)
+    sighting = pipeline.Sighting(pipeline.Photo.from_array(np.zeros((32, 32, 3), np.uint8)), (None,), {})  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=f"^{name} "):
+        pipeline.reconstruct(sighting, **options)
+
+
+def test_face_all_belongs_to_fit_faces() -> None:
+    with pytest.raises(UsageError, match="face 'all'"):
+        fit3d.fit("missing.jpg", face="all")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("device", ["meta", "xla:0", "nonsense", "cuda:99", ""])
+def test_devices_that_do_not_compute(device: str) -> None:
+    with pytest.raises(UsageError, match=f"^device {device}: "):
+        fit3d.fit("missing.jpg", config=fit3d.FitConfig(device=device))
+
+
+def test_focal_length_of_an_array_is_checked() -> None:
+    photo = pipeline.Photo.from_array(np.zeros((32, 32, 3), np.uint8), focal_px=0.0)
+    with pytest.raises(UsageError, match=r"^focal_px 0\.0: expected a positive number"):
+        pipeline.reconstruct(pipeline.Sighting(photo, (None,), {}))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (fit3d.FitConfig, {"loss": "photo"}),
+        (fit3d.FitConfig, {"solver": "sgd"}),
+        (fit3d.FitConfig, {"anchors": 1}),
+        (fit3d.FitConfig, {"anchors": 225}),
+        (fit3d.FitConfig, {"anchors": 8.5}),
+        (fit3d.FitConfig, {"iterations": 0}),
+        (fit3d.FitConfig, {"seed": -1}),
+        (fit3d.CropConfig, {"resolution": 0}),
+        (fit3d.CropConfig, {"margin": -0.1}),
+        (fit3d.FocalConfig, {"default_fov_deg": 0.0}),
+        (fit3d.FocalConfig, {"default_fov_deg": 180.0}),
+        (fit3d.PrdlConfig, {"weight": 0.0}),
+        (fit3d.PrdlConfig, {"statistics": ("min", "median")}),
+        (fit3d.PrdlConfig, {"statistics": ()}),
+        (fit3d.PrdlConfig, {"part_weights": (1.0,) * 7}),
+        (fit3d.PrdlConfig, {"part_weights": (1.0,) * 7 + (-1.0,)}),
+        (fit3d.PrdlConfig, {"mean_anchors": 1}),
+        (fit3d.PrdlConfig, {"missing_part_px": -1.0}),
+        (fit3d.PrdlConfig, {"mean_points": 0}),
+        (fit3d.LandmarkConfig, {"noise_px": 0.0}),
+        (fit3d.LandmarkConfig, {"contour_noise_px": float("nan")}),
+        (fit3d.LandmarkConfig, {"outlier_px": -1.0}),
+        (fit3d.LandmarkConfig, {"effective_count": float("inf")}),
+        (fit3d.PriorConfig, {"identity": 0.0}),
+        (fit3d.PriorConfig, {"expression_sd": 0.0}),
+        (fit3d.PriorConfig, {"rare_expression_sd": "small"}),
+        (fit3d.PriorConfig, {"asymmetry_sd": -1.0}),
+        (fit3d.TextureConfig, {"size": 1}),
+    ],
+)
+def test_configuration_that_makes_no_sense(make: Any, options: dict[str, Any]) -> None:
+    (name,) = options
+    with pytest.raises(UsageError, match=name):
+        make(**options)
+
+
+def test_anchors_must_fit_into_the_crop() -> None:
+    fit3d.FitConfig(anchors=16, crop=fit3d.CropConfig(resolution=16))
+    with pytest.raises(UsageError, match="anchors 17: expected a whole number from 2 to 16"):
+        fit3d.FitConfig(anchors=17, crop=fit3d.CropConfig(resolution=16))
+
+
+def test_every_public_name_is_there() -> None:
+    assert all(getattr(fit3d, name) is not None for name in fit3d.__all__)
+    assert issubclass(fit3d.LabelImageError, fit3d.PhotoError)
 
 
 def test_save_and_save_again(head: fit3d.Reconstruction, tmp_path: Path) -> None:
@@ -69,6 +182,7 @@ def test_save_and_save_again(head: fit3d.Reconstruction, tmp_path: Path) -> None
     assert (saved.folder / "notes.txt").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["astronaut"]
 
+    assert head.save(tmp_path / "deep", "../x/y").folder == tmp_path / "deep" / "___x_y"
     other = head.save(tmp_path, "another name")
     assert other.folder == tmp_path / "another name"
     assert (other.folder / "another name.obj").is_file()

@@ -58,7 +58,8 @@ def fit_command(
         typer.Option(
             "--parts",
             metavar="LABELS.png",
-            help="Label image of the photo's size with the ids of fit3d, used instead of the parser. "
+            help="Label image of the photo's size with the ids of fit3d, used instead of the parser; other faces in it "
+            "are left out. "
             "With several photos give it once for each, in their order.",
             show_default=False,
         ),

@@ -16,5 +16,5 @@ MODEL_NAMES: tuple[str, ...] = ("anny",)
 def load_model(name: str) -> MorphableModel:
     """The face model called `name`, read once per process. Raises UsageError for an unknown name."""
     if name not in MODEL_NAMES:
-        raise UsageError(f"no face model called '{name}'; known: {', '.join(MODEL_NAMES)}")
+        raise UsageError(f"no face model called '{name}'; choose one of {', '.join(MODEL_NAMES)}")
     return load_anny()

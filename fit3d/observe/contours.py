@@ -175,12 +175,12 @@ class ContourParser:
         """
         if landmarks.layout not in _OUTLINES:
             raise UsageError(
-                f"The parser 'contours' cannot use landmarks of layout {landmarks.layout!r}; it knows "
-                f"{', '.join(_OUTLINES)}. Choose another parser with --parser."
+                f"the parser 'contours' cannot use landmarks of layout '{landmarks.layout}', only of "
+                f"{', '.join(_OUTLINES)}; choose another parser (--parser)"
             )
         if not np.isfinite(landmarks.points_px).any():
             raise ObservationError(
-                f"{photo.path}: no usable landmark from {landmarks.backend.name}; try another detector (--landmarks)."
+                f"{photo.path}: no usable landmark from {landmarks.backend.name}; try another detector (--landmarks)"
             )
         return draw_parts(landmarks, photo.height, photo.width)
 

@@ -14,7 +14,6 @@ from fit3d.labels import BACKGROUND, INNER_MOUTH, PART_NAMES, RIGHT_EYE, SKIN
 from fit3d.observe.base import Backend, Landmarks
 from fit3d.photo import Photo, quiet_pillow
 
-
 BOX_SHARE = 1.3
 """Sides of the box in which a face's parts lie, in sides of its landmarks' box."""
 
@@ -60,7 +59,7 @@ def labels_of_face(labels: np.ndarray, landmarks: Landmarks) -> np.ndarray:
             features = here & (seen[of_y, of_x] != SKIN)
             foreign = here & outside if (features & outside).any() else None
         else:
-            at_y, at_x = (int(np.average(np.arange(n), weights=here.sum(a))) for n, a in zip(here.shape, (1, 0)))
+            at_y, at_x = (round(at) for at in ndimage.center_of_mass(here))
             foreign = here if outside[at_y, at_x] else None
         if foreign is not None:
             seen[of_y, of_x][foreign] = BACKGROUND
@@ -119,6 +118,6 @@ def read_label_image(path: str | Path, photo: Photo) -> np.ndarray:
     if unknown.size:
         shown = ", ".join(str(value) for value in unknown[:8]) + (", ..." if unknown.size > 8 else "")
         raise LabelImageError(
-            f"{name}: unknown label ids {shown}; known are 0 (background) to {len(PART_NAMES) - 1} (other); give ids of fit3d"
+            f"{name}: unknown label ids {shown}; give 0 (background) to {len(PART_NAMES) - 1} (other)"
         )
     return np.array(labels, dtype=np.uint8, order="C")  # a copy: what Pillow lends cannot be written to

@@ -198,7 +198,7 @@ class MediapipeLandmarks:
         faces.sort(key=lambda face: -face[0].side)
         if not all(np.isfinite(points).all() for _, points in faces):
             raise ObservationError(
-                f"{photo.path}: mediapipe returned landmarks that are not numbers; try another detector (--landmarks)."
+                f"{photo.path}: mediapipe returned landmarks that are not numbers; try another detector (--landmarks)"
             )
         return [Landmarks("mediapipe478", points, self.backend) for _, points in faces]
 

@@ -91,9 +91,10 @@ def fit_landmarks(
         raise ObservationError(f"only {present} landmarks are usable; a pose needs at least {FEWEST_LANDMARKS}")
     geometry = face_geometry(model, observation.landmarks.layout, config.device)
     targets = make_targets(observation, config)
-    focal = focal_px or max(width, height) / (2.0 * math.tan(math.radians(config.focal.default_fov_deg) / 2.0))
+    if focal_px is None:
+        focal_px = max(width, height) / (2.0 * math.tan(math.radians(config.focal.default_fov_deg) / 2.0))
     objective = Objective.build(geometry, targets, config, with_parts=False)
-    start = start_from_pose(geometry, targets, focal, (width / 2.0, height / 2.0))
+    start = start_from_pose(geometry, targets, focal_px, (width / 2.0, height / 2.0))
     outcome = minimise(
         objective.evaluate(start),
         objective.quadratic,
@@ -101,7 +102,7 @@ def fit_landmarks(
         lambda from_: _room(from_, geometry),
         LANDMARK_ITERATIONS,
     )
-    return LandmarkStage(objective, outcome, width, height, focal)
+    return LandmarkStage(objective, outcome, width, height, focal_px)
 
 
 def refine_with_parts(stage: LandmarkStage, config: FitConfig) -> Outcome[Evaluation] | AdamOutcome:
