@@ -133,12 +133,16 @@ def start_from_pose(
     """The mean head at the closed-form pose; `focal_px` and `principal_px` are the photo's."""
     crop = targets.crop
     focal_crop = focal_px * crop.scale
-    principal_crop = ((principal_px[0] - crop.left) * crop.scale, (principal_px[1] - crop.top) * crop.scale)
-    weights = targets.landmarks.weight.clone()
-    if bool((weights[_complement(geometry.sliding, weights.numel())] > 0).sum() >= FEWEST_LANDMARKS):
-        weights[geometry.sliding] = 0.0
+    x, y = crop.crop_from_px(torch.tensor(principal_px, dtype=torch.float64)).tolist()
+    without_contour = targets.landmarks.weight.clone()
+    without_contour[geometry.sliding] = 0.0
+    enough = int((without_contour > 0).sum()) >= FEWEST_LANDMARKS
     rotation, translation = pose_from_landmarks(
-        geometry.landmarks.mean, targets.landmarks.px, weights, focal_crop, principal_crop
+        geometry.landmarks.mean.cpu(),
+        targets.landmarks.px.cpu(),
+        (without_contour if enough else targets.landmarks.weight).cpu(),
+        focal_crop,
+        (x, y),
     )
     mean = geometry.surface.mean
     return Parameters(
@@ -146,14 +150,8 @@ def start_from_pose(
         rotation=rotation.to(mean),
         translation=translation.to(mean),
         focal_px=focal_crop,
-        principal_px=principal_crop,
+        principal_px=(x, y),
     )
-
-
-def _complement(index: Tensor, count: int) -> Tensor:
-    keep = torch.ones(count, dtype=torch.bool, device=index.device)
-    keep[index] = False
-    return keep
 
 
 def _room(evaluation: Evaluation, geometry: FaceGeometry) -> tuple[Tensor, Tensor]:
