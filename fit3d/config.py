@@ -142,7 +142,7 @@ class FitConfig:
     iterations: int = 15
     """Most Levenberg-Marquardt steps with PRDL (Adam takes 20 times as many)."""
     seed: int = 0
-    """Seed of every random draw."""
+    """Seed of random draws. The present solvers draw nothing; results say which seed they were made with."""
     device: str = "cpu"
     """torch device of the fit."""
     crop: CropConfig = field(default_factory=CropConfig)

@@ -30,9 +30,11 @@ class Fit:
     landmark_nme: float
     """Mean distance of fitted to observed landmarks over the diagonal of the observed landmarks' box."""
     energy_start: dict[str, float]
-    """Value of each energy term at the start of the last stage, crop px squared."""
+    """Value of each energy term at the start of the last stage; weighted, so without unit."""
     energy_end: dict[str, float]
     """Value of each energy term at the end."""
     iterations: int
+    """Steps taken, of both stages together."""
     stop_reason: str
+    """Of the last stage, see `solve.levenberg_marquardt.Outcome` and `solve.adam.AdamOutcome`."""
     warnings: tuple[str, ...] = ()
