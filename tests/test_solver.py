@@ -235,9 +235,8 @@ def test_missing_landmarks_are_left_out(model: MorphableModel) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_bounded_step_is_the_minimum_over_what_it_leaves_free(seed: int) -> None:
-    """It keeps the bounds and lowers the model. Unknowns that it holds may have been held too early: their signs are
-    not those of the constrained minimum in general."""
+def test_bounded_step_is_the_constrained_minimum(seed: int) -> None:
+    """Karush-Kuhn-Tucker: no slope where free, and at a bound a slope that pushes outwards."""
     generator = torch.Generator().manual_seed(seed)
     root = torch.randn(6, 6, generator=generator, dtype=torch.float64)
     hessian = root @ root.mT + torch.eye(6, dtype=torch.float64)
@@ -248,7 +247,9 @@ def test_bounded_step_is_the_minimum_over_what_it_leaves_free(seed: int) -> None
     assert bool(((step >= low) & (step <= high)).all())
     free = (step > low) & (step < high)
     assert bool(free.any()) and bool((~free).any())
-    assert float((gradient + hessian @ step)[free].abs().max()) < 1e-8
+    slope = gradient + hessian @ step
+    assert float(slope[free].abs().max()) < 1e-8
+    assert bool((slope[step <= low] > -1e-8).all()) and bool((slope[step >= high] < 1e-8).all())
     assert float(2.0 * gradient @ step + step @ hessian @ step) < 0.0
 
 

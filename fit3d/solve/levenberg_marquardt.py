@@ -12,6 +12,9 @@ from torch import Tensor
 
 from fit3d.solve.quadratic import Quadratic
 
+ACTIVE_SET_ROUNDS = 12
+"""Most solutions for one bounded step."""
+
 E = TypeVar("E", bound="HasEnergy")
 
 
@@ -138,24 +141,28 @@ def minimise_rough(
 
 
 def bounded_step(model: Quadratic, damping: float, low: Tensor, high: Tensor) -> Tensor:
-    """Damped Gauss-Newton step (P,) within [low, high].
+    """Damped Gauss-Newton step (P,) within [low, high], by active sets (Nocedal and Wright, section 16.5).
 
-    Unknowns at a bound whose gradient, or whose step, points outwards are held there and the rest is solved again, a
-    few times; what is left over is clamped.
+    Unknowns whose step would leave the bounds are held there and the rest is solved again; then those are released
+    whose multiplier has the wrong sign, because the energy falls away from the bound. Ends at the constrained minimum
+    of the damped model, or after `ACTIVE_SET_ROUNDS` at a point within the bounds near it.
     """
-    scale = model.hessian.diagonal()
-    damped = model.hessian + torch.diag(damping * scale + 1e-12)
+    damped = model.hessian + torch.diag(damping * model.hessian.diagonal() + 1e-12)
     free = ~(((low >= 0) & (model.gradient > 0)) | ((high <= 0) & (model.gradient < 0)))
     step = torch.zeros_like(model.gradient)
-    for _ in range(4):
-        index = torch.nonzero(free).squeeze(1)
+    for _ in range(ACTIVE_SET_ROUNDS):
+        index, held = torch.nonzero(free).squeeze(1), torch.nonzero(~free).squeeze(1)
         factor, _ = torch.linalg.cholesky_ex(damped[index][:, index])
-        held = torch.nonzero(~free).squeeze(1)
         right = -(model.gradient[index] + damped[index][:, held] @ step[held])
         step[index] = torch.cholesky_solve(right[:, None], factor).squeeze(1)
         beyond = free & ((step < low) | (step > high))
         step = torch.minimum(torch.maximum(step, low), high)
-        if not bool(beyond.any()):
+        if bool(beyond.any()):
+            free &= ~beyond
+            continue
+        slope = model.gradient + damped @ step
+        wrong = ~free & (((step <= low) & (slope < 0)) | ((step >= high) & (slope > 0)))
+        if not bool(wrong.any()):
             break
-        free &= ~beyond
+        free |= wrong
     return step
