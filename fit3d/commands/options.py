@@ -42,7 +42,7 @@ AnchorsOption = Annotated[
 IterationsOption = Annotated[
     int, typer.Option("--iterations", min=1, help="Most Levenberg-Marquardt steps (Adam takes 20 times as many).")
 ]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random draw.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of random draws.")]
 DeviceOption = Annotated[
     str, typer.Option("--device", help="torch device of the fit: cpu, cuda, cuda:1, mps.", metavar="DEVICE")
 ]
