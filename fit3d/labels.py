@@ -30,6 +30,9 @@ PRDL_PARTS: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8)
 IOU_PARTS: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7)
 """Parts that the mean Part IoU averages, as the paper does; skin is reported beside it."""
 
+MIRRORED_PART: tuple[int, ...] = (0, 2, 1, 4, 3, 5, 6, 7, 8, 9, 10, 11)
+"""Label id after mirroring the picture left to right."""
+
 PART_COLOURS: tuple[tuple[int, int, int], ...] = (
     (0, 0, 0),
     (64, 160, 255),
