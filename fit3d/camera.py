@@ -12,6 +12,7 @@ A name says both ends, target first: `cam_from_world`, `px_from_cam`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -41,6 +42,11 @@ class Camera:
         """(3, 3) float64 intrinsic matrix: `px ~ K @ point_cam`."""
         cx, cy = self.principal_px
         return torch.tensor([[self.focal_px, 0.0, cx], [0.0, self.focal_px, cy], [0.0, 0.0, 1.0]], dtype=torch.float64)
+
+    @property
+    def fov_deg(self) -> float:
+        """Field of view along the longer side, degrees."""
+        return math.degrees(2.0 * math.atan(max(self.width, self.height) / (2.0 * self.focal_px)))
 
     def to_cam(self, points_world: Tensor) -> Tensor:
         """World points (..., N, 3), metres, in the camera frame (..., N, 3)."""

