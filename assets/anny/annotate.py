@@ -43,7 +43,8 @@ def as_json(
     parts = {}
     for name, field in fields.items():
         ids = np.flatnonzero(used & (field > -REACH_M))
-        parts[name] = {"vertices": ids.tolist(), "field_m": np.round(np.minimum(field[ids], REACH_M), 5).tolist()}
+        rounded = np.round(np.minimum(field[ids], REACH_M), 5) + 0.0  # -0.0 becomes 0.0: the same file every time
+        parts[name] = {"vertices": ids.tolist(), "field_m": rounded.tolist()}
     upper, lower = lines.lid_inner
     return {
         "schema": SCHEMA,
