@@ -8,7 +8,20 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "mediapipe", "cv2", "numba", "scipy", "numpy", "PIL", "trimesh", "skimage", "face_alignment", "facer")
+HEAVY = (
+    "torch",
+    "mediapipe",
+    "cv2",
+    "numba",
+    "scipy",
+    "numpy",
+    "PIL",
+    "trimesh",
+    "skimage",
+    "face_alignment",
+    "facer",
+    "triton",
+)
 
 IMPORT = "import fit3d, fit3d.errors, fit3d.config, fit3d.labels"
 HELP = "from fit3d.commands.app import main; assert main({arguments!r}) == 0"
@@ -21,6 +34,7 @@ HELP = "from fit3d.commands.app import main; assert main({arguments!r}) == 0"
         HELP.format(arguments=["--help"]),
         HELP.format(arguments=["fit", "--help"]),
         HELP.format(arguments=["evaluate", "parts", "--help"]),
+        HELP.format(arguments=["evaluate", "plausibility", "--help"]),
         HELP.format(arguments=["--version"]),
     ],
 )
