@@ -1,72 +1,118 @@
-"""Levenberg-Marquardt against the Adam reference on the same energy of one photo.
+"""What the solver costs: stages of one fit, the Adam reference on the same energy, anchors, batches, memory.
 
-Prints, for each solver, the steps it took, the energy it reached and its seconds, and how much longer Adam takes
-to come as low as Levenberg-Marquardt, or how high it still is at its limit. Run from the checkout:
+Faces are heads drawn from the bundled model, seen with exact parts and noisy landmarks, so that no data is needed. All
+figures of one run belong together; compare them as ratios. Run from the checkout:
 
-    python benchmarks/solver.py [PHOTO] [--adam-steps 300] [--threads 2]
+    python benchmarks/solver.py [--photos 64] [--threads 2] [--adam-steps 300] [--device cpu]
 """
 
 from __future__ import annotations
 
+import resource
+import statistics
 import time
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
+import numpy as np
 import torch
 import typer
 
-from fit3d.config import FitConfig
+from fit3d.config import FitConfig, Loss
+from fit3d.evaluate.geometry import known_heads, observe_known
+from fit3d.morphable.model import MorphableModel
 from fit3d.morphable.registry import load_model
-from fit3d.pipeline import look
 from fit3d.solve.adam import minimise_adam
-from fit3d.solve.fit import fit_landmarks, refine_with_parts
-from fit3d.solve.objective import Evaluation
+from fit3d.solve.fit import Face, fit_landmarks, fit_observations, prepare, refine_with_parts
 
-EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "astronaut.jpg"
+REPEATS = 9
+"""Fits of which a time is the median."""
 
 
 def main(
-    photo: Annotated[Path, typer.Argument(help="The photo.")] = EXAMPLE,
-    adam_steps: Annotated[int, typer.Option(help="Most Adam steps.")] = 300,
-    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
+    photos: Annotated[int, typer.Option(min=1, help="Faces of the largest batch.")] = 64,
+    threads: Annotated[int, typer.Option(min=1, help="Groups fitted at a time.")] = 2,
+    adam_steps: Annotated[int, typer.Option(min=0, help="Most Adam steps; 0 leaves Adam out.")] = 300,
+    loss: Annotated[str, typer.Option(help=f"One of {', '.join(get_args(Loss))}.")] = FitConfig().loss,
+    device: Annotated[str, typer.Option(help="torch device of the fit.")] = "cpu",
 ) -> None:
-    """Compare the two solvers."""
-    torch.set_num_threads(threads)
-    config = FitConfig()
+    """Print the tables."""
+    torch.set_num_threads(1)
+    config = FitConfig(loss=loss, device=device)  # type: ignore[arg-type]
     model = load_model("anny")
-    sighting = look(photo)
-    observation, seen = sighting.observations[0], sighting.photo
+    faces = observed_faces(model, photos, config)
+    print(f"torch {torch.__version__}, {device}, {threads} threads, loss {loss}\n")
+    one_photo(model, faces[:REPEATS], config)
+    if adam_steps:
+        against_adam(model, faces[0], replace(config, loss="prdl"), adam_steps)
+    batches(model, faces, config, threads)
 
-    fit_landmarks(model, observation, seen.width, seen.height, seen.focal_px, config)  # warm up
-    start = time.perf_counter()
-    stage = fit_landmarks(model, observation, seen.width, seen.height, seen.focal_px, config)
-    landmarks_s = time.perf_counter() - start
-    print(f"{'stage':28}{'steps':>7}{'energy':>10}{'seconds':>9}")
-    print(f"{'landmarks, LM':28}{stage.outcome.steps:7}{stage.outcome.end.energy:10.1f}{landmarks_s:9.3f}")
 
-    refine_with_parts(stage, config)
-    start = time.perf_counter()
-    fast = refine_with_parts(stage, config)
-    fast_s = time.perf_counter() - start
-    print(f"{'with parts, before':28}{0:7}{fast.start.energy:10.1f}")
-    print(f"{'with parts, LM':28}{fast.steps:7}{fast.end.energy:10.1f}{fast_s:9.3f}")
+def observed_faces(model: MorphableModel, count: int, config: FitConfig) -> list[Face]:
+    """Random heads with exact parts and landmarks disturbed by 1.5 crop px."""
+    generator = np.random.default_rng(0)
+    heads = known_heads(model, count, seed=0)
+    seen = [observe_known(model, head, "mediapipe478", 1.5, generator, config) for head in heads]
+    return [
+        Face(observation, head.camera.width, head.camera.height, head.camera.focal_px)
+        for observation, head in zip(seen, heads, strict=True)
+    ]
 
-    reached: list[float] = []
 
-    def watch(step: int, evaluation: Evaluation) -> bool:
-        if evaluation.energy <= fast.end.energy:
-            reached.append(time.perf_counter() - start)
-        return bool(reached)
+def median_s(work: Callable[[Face], object], faces: list[Face]) -> float:
+    """Seconds of one call, the median over the faces, after one for warming up."""
+    work(faces[0])
+    seconds = []
+    for face in faces:
+        start = time.perf_counter()
+        work(face)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
 
-    start = time.perf_counter()
-    slow = minimise_adam(replace(stage.objective, with_parts=True), fast.start, adam_steps, watch=watch)
-    slow_s = time.perf_counter() - start
-    print(f"{'with parts, Adam':28}{slow.steps:7}{slow.end.energy:10.1f}{slow_s:9.3f}")
-    if reached:
-        print(f"Adam needs {reached[0] / fast_s:.0f} times as long to reach the energy of LM")
-    else:
-        print(f"Adam has not reached the energy of LM after {slow_s / fast_s:.0f} times as long")
+
+def one_photo(model: MorphableModel, faces: list[Face], config: FitConfig) -> None:
+    """Seconds of a whole fit, from observation to parts drawn at the photo's size, one photo at a time."""
+    print(f"{'one photo':40}{'seconds':>9}{'ratio':>8}")
+    rows = [("landmarks alone", replace(config, loss="landmarks"))]
+    rows += [(f"{config.loss}, {count} x {count} anchors", replace(config, anchors=count)) for count in (32, 56, 224)]
+    seconds = {name: median_s(lambda face, c=each: fit_observations(model, [face], c), faces) for name, each in rows}  # type: ignore[misc]
+    for name, value in seconds.items():
+        print(f"{name:40}{value:9.3f}{value / seconds[rows[2][0]]:8.2f}")
+    print()
+
+
+def against_adam(model: MorphableModel, face: Face, config: FitConfig, steps: int) -> None:
+    """Both solvers on the same energy from the same start."""
+    batch = prepare(model, [face], config)
+    start = fit_landmarks(batch).at
+    refine_with_parts(batch, start)
+    began = time.perf_counter()
+    fast = refine_with_parts(batch, start)
+    fast_s, goal = time.perf_counter() - began, float(fast.energy_end)
+    title = f"prdl, one photo, {config.anchors} x {config.anchors}"
+    print(f"{title:32}{'steps':>8}{'energy':>9}{'seconds':>9}")
+    print(f"{'start: landmarks':32}{0:8}{float(fast.energy_start):9.1f}")
+    print(f"{'Levenberg-Marquardt':32}{int(fast.steps):8}{goal:9.1f}{fast_s:9.3f}")
+    began = time.perf_counter()
+    slow = minimise_adam(batch.objective, start, steps, watch=lambda step, energy: energy <= goal)
+    slow_s = time.perf_counter() - began
+    print(f"{'Adam':32}{int(slow.steps):8}{float(slow.energy_end):9.1f}{slow_s:9.3f}")
+    verdict = "as long to come as low" if slow.stop_reasons[0] == "watch" else "as long and is not as low yet"
+    print(f"Adam takes {slow_s / fast_s:.0f} times {verdict}\n")
+
+
+def batches(model: MorphableModel, faces: list[Face], config: FitConfig, threads: int) -> None:
+    """Photos a second against batch size, and the memory that each size has brought the process to."""
+    print(f"{'batch':>8}{'threads':>9}{'photos/s':>10}{'ms/photo':>10}{'peak MB':>9}")
+    sizes = sorted({size for size in (1, 8, 64, len(faces)) if size <= len(faces)})
+    for size in sizes:
+        for count in sorted({1, threads}):
+            began = time.perf_counter()
+            fit_observations(model, faces[:size], config, threads=count)
+            seconds = time.perf_counter() - began
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            print(f"{size:8}{count:9}{size / seconds:10.2f}{1000 * seconds / size:10.0f}{peak:9.0f}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 The public names, by what they are for (loaded when first used, so that `import fit3d` is instant):
 
     Fitting        fit, fit_faces, Reconstruction
-    Configuration  FitConfig, CropConfig, FocalConfig, PrdlConfig, LandmarkConfig, PriorConfig, TextureConfig
+    Configuration  FitConfig, CropConfig, FocalConfig, PartsConfig, PrdlConfig, CombinedConfig, RivalConfig,
+                   LandmarkConfig, PriorConfig, TextureConfig
     Face models    load_model, MorphableModel
     Photos         load_photo, Photo, Observation
     Geometry       Camera, Crop
@@ -19,12 +20,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fit3d.camera import Camera, Crop
     from fit3d.config import (
+        CombinedConfig,
         CropConfig,
         FitConfig,
         FocalConfig,
         LandmarkConfig,
+        PartsConfig,
         PrdlConfig,
         PriorConfig,
+        RivalConfig,
         TextureConfig,
     )
     from fit3d.errors import (
@@ -52,7 +56,10 @@ _MODULE_OF = {
     "FitConfig": "fit3d.config",
     "CropConfig": "fit3d.config",
     "FocalConfig": "fit3d.config",
+    "PartsConfig": "fit3d.config",
     "PrdlConfig": "fit3d.config",
+    "CombinedConfig": "fit3d.config",
+    "RivalConfig": "fit3d.config",
     "LandmarkConfig": "fit3d.config",
     "PriorConfig": "fit3d.config",
     "TextureConfig": "fit3d.config",
@@ -75,6 +82,7 @@ _MODULE_OF = {
 
 __all__ = [
     "Camera",
+    "CombinedConfig",
     "Crop",
     "CropConfig",
     "Fit3dError",
@@ -87,11 +95,13 @@ __all__ = [
     "NoFaceError",
     "Observation",
     "ObservationError",
+    "PartsConfig",
     "Photo",
     "PhotoError",
     "PrdlConfig",
     "PriorConfig",
     "Reconstruction",
+    "RivalConfig",
     "TextureConfig",
     "UnreadablePhotoError",
     "UsageError",

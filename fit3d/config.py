@@ -13,7 +13,7 @@ from fit3d.checks import check_choice, check_positive, check_texture_size, check
 from fit3d.errors import UsageError
 from fit3d.labels import PRDL_PARTS
 
-Loss = Literal["prdl", "landmarks"]
+Loss = Literal["prdl+icp", "prdl", "chamfer", "density-chamfer", "icp", "silhouette", "landmarks"]
 Solver = Literal["lm", "adam"]
 Statistic = Literal["min", "max", "mean"]
 
@@ -38,30 +38,56 @@ class FocalConfig:
 
     default_fov_deg: float = 30.0
     """Field of view along the photo's longer side, degrees."""
+    refine_sd: float = 0.3
+    """Standard deviation of the logarithm of the focal length around that default, within which the fit looks for it;
+    0 keeps the default."""
 
     def __post_init__(self) -> None:
+        check_positive("focal.refine_sd", self.refine_sd, zero=True)
         check_positive("focal.default_fov_deg", self.default_fov_deg)
         if self.default_fov_deg >= 180.0:
             raise UsageError(f"focal.default_fov_deg {self.default_fov_deg:g}: expected less than 180 degrees")
 
 
 @dataclass(frozen=True)
+class PartsConfig:
+    """What every loss between the parts of photo and model has in common."""
+
+    weights: tuple[float, ...] = (2.0, 2.0, 1.0, 1.0, 1.0, 2.0, 2.0, 0.3)
+    """Weight of each part of `labels.PRDL_PARTS`: small parts count more, skin, whose border hair hides, less."""
+    missing_px: float = 6.0
+    """Error, crop px, charged for a part that the photo shows and the model at the moment does not. It has no
+    direction; it only makes a step that loses a part from sight not worth while."""
+    forehead: bool = False
+    """Whether skin above the line through the brows counts, which hair and hats end anywhere."""
+    under_hair: bool = False
+    """Whether pixels that hair or something else before the face covers count as 'not this part', instead of saying
+    nothing."""
+
+    def __post_init__(self) -> None:
+        if len(self.weights) != len(PRDL_PARTS):
+            raise UsageError(
+                f"parts.weights: got {len(self.weights)} weights, expected {len(PRDL_PARTS)}, one per part"
+            )
+        for weight in self.weights:
+            check_positive("parts.weights", weight, zero=True)
+        check_positive("parts.missing_px", self.missing_px, zero=True)
+
+
+@dataclass(frozen=True)
 class PrdlConfig:
     """The Part Re-projection Distance Loss."""
 
-    weight: float = 10.0
+    weight: float = 3.0
     """Energy of one squared crop px of mean descriptor error."""
     statistics: tuple[Statistic, ...] = ("min", "max", "mean")
     """Distances compared at each anchor: to the nearest, the furthest, and the mean over all points of a part."""
-    part_weights: tuple[float, ...] = (2.0, 2.0, 1.0, 1.0, 1.0, 2.0, 2.0, 0.3)
-    """Weight of each part of `labels.PRDL_PARTS`: small parts count more, skin, whose border hair hides, less."""
+    extent: float = 1.0
+    """Side of the square of anchors around the crop's middle, as a share of the crop's."""
     mean_anchors: int = 12
     """Anchors along each side for 'mean', which varies so slowly that a coarse grid tells all."""
-    missing_part_px: float = 6.0
-    """Descriptor error, crop px, charged for a part that the photo shows and the model at the moment does not. It has
-    no direction; it only makes a step that loses a part from sight not worth while."""
     mean_points: int = 128
-    """Most points of a part that 'mean' averages, an even stride over all of them."""
+    """Points of a part, about, that 'mean' averages: an even share of its pixels."""
 
     def __post_init__(self) -> None:
         check_positive("prdl.weight", self.weight)
@@ -69,15 +95,39 @@ class PrdlConfig:
             raise UsageError(f"prdl.statistics: got none, expected one or more of {get_args(Statistic)}")
         for statistic in self.statistics:
             check_choice("prdl.statistics", statistic, get_args(Statistic))
-        if len(self.part_weights) != len(PRDL_PARTS):
-            raise UsageError(
-                f"prdl.part_weights: got {len(self.part_weights)} weights, expected {len(PRDL_PARTS)}, one per part"
-            )
-        for weight in self.part_weights:
-            check_positive("prdl.part_weights", weight, zero=True)
+        check_positive("prdl.extent", self.extent)
+        if self.extent > 1.0:
+            raise UsageError(f"prdl.extent {self.extent:g}: expected at most 1, the whole crop")
         check_whole("prdl.mean_anchors", self.mean_anchors, 2)
-        check_positive("prdl.missing_part_px", self.missing_part_px, zero=True)
         check_whole("prdl.mean_points", self.mean_points, 1)
+
+
+@dataclass(frozen=True)
+class CombinedConfig:
+    """The loss 'prdl+icp': energy of one squared crop px of error in a part of weight 1."""
+
+    prdl: float = 1.0
+    """Of mean descriptor error, see `PrdlConfig`."""
+    icp: float = 10.0
+    """Of mean distance between outlines, each way."""
+
+    def __post_init__(self) -> None:
+        check_positive("combined.prdl", self.prdl)
+        check_positive("combined.icp", self.icp)
+
+
+@dataclass(frozen=True)
+class RivalConfig:
+    """Losses between parts that PRDL is compared with: energy of one squared crop px of error, see each loss."""
+
+    chamfer: float = 10.0
+    density_chamfer: float = 10.0
+    icp: float = 10.0
+    silhouette: float = 10.0
+
+    def __post_init__(self) -> None:
+        for name, weight in vars(self).items():
+            check_positive(f"rivals.{name}", weight)
 
 
 @dataclass(frozen=True)
@@ -114,7 +164,13 @@ class PriorConfig:
     identity: float = 1.2
     """Weight of the squared Mahalanobis length of the identity. 1 would be the population's own prior, if the errors of
     parts and landmarks were independent; they are not."""
-    expression_sd: float = 0.35
+    identity_limit: float = 0.95
+    """Root mean square of the identity, standard deviations, beyond which it is held back by `identity_stiffness`."""
+    identity_stiffness: float = 100.0
+    """Energy of an identity one standard deviation longer (Mahalanobis length) than the limit allows."""
+    expression_sparsity: float = 8.0
+    """Energy of an expression at its full strength for not being absent: keeps expressions few."""
+    expression_sd: float = 0.5
     """Standard deviation of an expression coefficient around zero."""
     rare_expression_sd: float = 0.15
     """The same for expressions that faces in photos hardly ever show, and that would else stand in for an unusual
@@ -124,6 +180,9 @@ class PriorConfig:
 
     def __post_init__(self) -> None:
         check_positive("prior.identity", self.identity)
+        check_positive("prior.identity_limit", self.identity_limit)
+        check_positive("prior.identity_stiffness", self.identity_stiffness, zero=True)
+        check_positive("prior.expression_sparsity", self.expression_sparsity, zero=True)
         check_positive("prior.expression_sd", self.expression_sd)
         check_positive("prior.rare_expression_sd", self.rare_expression_sd)
         check_positive("prior.asymmetry_sd", self.asymmetry_sd)
@@ -133,8 +192,10 @@ class PriorConfig:
 class FitConfig:
     """How a face is fitted."""
 
-    loss: Loss = "prdl"
-    """'prdl': part re-projection distance and landmarks; 'landmarks': landmarks alone."""
+    loss: Loss = "prdl+icp"
+    """'prdl': part re-projection distance and landmarks, as the paper has it; 'prdl+icp': the same with the parts'
+    outlines matched too; 'landmarks': landmarks alone; the others compare parts by a loss that PRDL is measured
+    against."""
     solver: Solver = "lm"
     """'lm': Levenberg-Marquardt on exact normal equations; 'adam': the plain autograd reference."""
     anchors: int = 32
@@ -147,13 +208,18 @@ class FitConfig:
     """torch device of the fit."""
     crop: CropConfig = field(default_factory=CropConfig)
     focal: FocalConfig = field(default_factory=FocalConfig)
+    parts: PartsConfig = field(default_factory=PartsConfig)
     prdl: PrdlConfig = field(default_factory=PrdlConfig)
+    combined: CombinedConfig = field(default_factory=CombinedConfig)
+    rivals: RivalConfig = field(default_factory=RivalConfig)
     landmarks: LandmarkConfig = field(default_factory=LandmarkConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
 
     def __post_init__(self) -> None:
         check_choice("loss", self.loss, get_args(Loss))
         check_choice("solver", self.solver, get_args(Solver))
+        if self.solver == "adam" and self.loss not in ("prdl", "landmarks"):
+            raise UsageError(f"solver adam: knows the losses prdl and landmarks, not {self.loss}; use solver lm")
         check_whole("anchors", self.anchors, 2, self.crop.resolution)
         check_whole("prdl.mean_anchors", self.prdl.mean_anchors, 2, self.crop.resolution)
         check_whole("iterations", self.iterations, 1)

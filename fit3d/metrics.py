@@ -48,9 +48,11 @@ def _extent(line: np.ndarray) -> slice:
 def landmark_nme(fitted_px: np.ndarray, observed_px: np.ndarray) -> float:
     """Mean distance between landmarks (N, 2) over the diagonal of the observed landmarks' box; NaN points are left out.
 
-    The diagonal does not shrink on turned heads as the distance between the eyes does.
+    NaN if all are missing. The diagonal does not shrink on turned heads as the distance between the eyes does.
     """
     present = np.isfinite(observed_px).all(1)
+    if not present.any():
+        return float("nan")
     observed = observed_px[present]
     diagonal = float(np.linalg.norm(observed.max(0) - observed.min(0)))
     return float(np.linalg.norm(fitted_px[present] - observed, axis=1).mean()) / diagonal

@@ -256,7 +256,8 @@ def reconstruct(
     (face,) = choose_faces(sighting, face)
     watch = Stopwatch(sighting.timings_s)
     photo, observation = sighting.photo, sighting.observations[face - 1]
-    focal_source: FocalSource = "default" if photo.focal_px is None else "exif" if photo.exif else "user"
+    assumed: FocalSource = "fitted" if config.focal.refine_sd > 0 else "default"
+    focal_source: FocalSource = assumed if photo.focal_px is None else "exif" if photo.exif else "user"
     if focal_px is None:
         focal_px = photo.focal_px
         check_focal(focal_px)  # pixels from memory come with one that nobody looked at

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
-from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 from torch import Tensor
 
@@ -14,7 +15,10 @@ from fit3d import labels
 from fit3d.camera import Crop
 from fit3d.config import FitConfig
 from fit3d.energy.landmarks import LandmarkTarget
-from fit3d.energy.prdl import PixelSet, anchor_grid, pixel_centres, pixel_sets, see_furthest, see_mean, see_nearest
+from fit3d.energy.losses import loss_weight
+from fit3d.energy.part_loss import PartLoss
+from fit3d.energy.pixels import hull_corners, without_specks
+from fit3d.errors import ObservationError
 from fit3d.landmarks import BROW_LANDMARKS, CONTOUR_LANDMARKS
 from fit3d.observe.base import Landmarks, Observation
 
@@ -22,45 +26,65 @@ SPECK_SHARE = 0.1
 """A connected piece of a part smaller than this share of the part's largest piece is taken for label noise."""
 SMALLEST_PIECE = 6
 """A connected piece of fewer crop pixels is dropped in any case."""
+FEWEST_LANDMARKS = 12
+"""Fewer usable landmarks do not tell a pose."""
 
-
-@dataclass(frozen=True)
-class PartTarget:
-    """What one part of the photo looks like from the anchors."""
-
-    label: int
-    weight: float
-    """Energy of a descriptor error of one px^2, averaged over the anchors."""
-    nearest: Tensor
-    """(A,) px."""
-    furthest: Tensor
-    """(A,) px."""
-    mean: Tensor
-    """(A',) px, at the coarse anchors."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Targets:
-    """All that the energy of one face compares the model with."""
+    """All that the energy of a batch of B faces compares the model with."""
 
-    crop: Crop
+    crops: tuple[Crop, ...]
     landmarks: LandmarkTarget
-    parts: tuple[PartTarget, ...]
-    """The parts that are seen at all."""
+    part_weights: Tensor
+    """(B, 8) energy of an error of one squared crop px in each of `labels.PRDL_PARTS`; 0 where the photo shows none of
+    it."""
+    masks: Tensor
+    """(B, 8, R, R) bool: the pixels of each part of the photos that count."""
+    described: Any
+    """What the part loss remembers of them; None without one."""
     hidden: Tensor
-    """(R, R) bool: crop pixels that lie beyond the photo, or where something in front of the face hides it; no part
+    """(B, R, R) bool: crop pixels that lie beyond the photo, or where something in front of the face hides it; no part
     counts there, on either side."""
     above_brows: Tensor
-    """(R, R) bool: crop pixels beyond the line through the brows; skin does not count there, on either side."""
-    anchors: Tensor
-    """(A,) int64 flat crop pixels."""
-    coarse_anchors: Tensor
-    """(A',) int64 flat crop pixels, for 'mean'."""
+    """(B, R, R) bool: crop pixels beyond the line through the brows; skin does not count there, on either side."""
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def take(self, photos: Tensor) -> Targets:
+        """The faces `photos` (n,) int64 of the batch."""
+        return replace(
+            self,
+            crops=tuple(self.crops[photo] for photo in photos.tolist()),
+            landmarks=self.landmarks.take(photos),
+            part_weights=self.part_weights[photos],
+            masks=self.masks[photos],
+            described=rows_of(self.described, photos),
+            hidden=self.hidden[photos],
+            above_brows=self.above_brows[photos],
+        )
 
 
-def face_crop(landmarks: Landmarks, config: FitConfig) -> Crop:
-    """The square around the landmarks' box."""
-    left, top, right, bottom = landmarks.box_px
+def rows_of(batch: T, photos: Tensor) -> T:
+    """Rows `photos` (n,) int64 of a tensor, or of all tensors of nested frozen dataclasses; None of None."""
+    if batch is None:
+        return batch
+    if isinstance(batch, Tensor):
+        return cast(T, batch[photos])
+    assert is_dataclass(batch) and not isinstance(batch, type)
+    return cast(T, type(batch)(*(rows_of(getattr(batch, each.name), photos) for each in fields(batch))))
+
+
+def face_crop(observation: Observation, config: FitConfig) -> Crop:
+    """The square around the landmarks' box; without landmarks around the labelled face.
+
+    Raises ObservationError where neither shows a face.
+    """
+    box = observation.landmarks.box_px if enough_landmarks(observation.landmarks) else _labelled_box(observation.parts)
+    left, top, right, bottom = box
     size = max(right - left, bottom - top) * (1.0 + 2.0 * config.crop.margin)
     return Crop(
         left=(left + right - size) / 2.0,
@@ -68,6 +92,25 @@ def face_crop(landmarks: Landmarks, config: FitConfig) -> Crop:
         size=size,
         resolution=config.crop.resolution,
     )
+
+
+def enough_landmarks(landmarks: Landmarks) -> bool:
+    """Whether so many landmarks are present that they tell a pose."""
+    return int(np.isfinite(landmarks.points_px).all(1).sum()) >= FEWEST_LANDMARKS
+
+
+def _labelled_box(parts: np.ndarray) -> tuple[float, float, float, float]:
+    """Tight box (left, top, right, bottom), photo px, of the parts from the brows down."""
+    features = np.isin(parts, labels.IOU_PARTS)
+    if not features.any():
+        raise ObservationError(
+            f"fewer than {FEWEST_LANDMARKS} landmarks are usable and no eye, brow, nose or lip is labelled: "
+            "there is nothing to fit to"
+        )
+    face = features | (parts == labels.SKIN)
+    face[: int(np.flatnonzero(features.any(1))[0])] = False
+    rows, columns = np.flatnonzero(face.any(1)), np.flatnonzero(face.any(0))
+    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
 def unit_px(config: FitConfig) -> float:
@@ -85,72 +128,53 @@ def crop_labels(parts: np.ndarray, crop: Crop) -> tuple[np.ndarray, np.ndarray]:
     return np.where(inside, found, labels.BACKGROUND), inside
 
 
-def without_specks(mask: np.ndarray) -> np.ndarray:
-    """`mask` (R, R) bool without connected pieces that are small beside the largest one, or tiny."""
-    pieces, _ = ndimage.label(mask)
-    sizes = np.bincount(pieces.ravel())
-    sizes[0] = 0
-    return np.asarray((sizes >= max(SPECK_SHARE * sizes.max(), SMALLEST_PIECE))[pieces] & mask)
-
-
 def part_masks(part_labels: Tensor, hidden: Tensor, above_brows: Tensor) -> Tensor:
-    """(8, R, R) bool: the pixels of each PRDL part that count, from part labels (R, R).
+    """(B, 8, R, R) bool: the pixels of each PRDL part that count, from part labels (B, R, R).
 
     Photo and model go through this same function, so that what is left out is left out on both sides.
     """
-    seen = torch.where(hidden, 0, part_labels)
-    masks = torch.stack([seen == label for label in labels.PRDL_PARTS])
-    masks[labels.PRDL_PARTS.index(labels.SKIN)] &= ~above_brows
-    cleaned = np.stack([without_specks(mask) for mask in masks.cpu().numpy()])
-    return torch.from_numpy(cleaned).to(masks.device)
+    seen = part_labels.masked_fill(hidden, labels.BACKGROUND)
+    masks = torch.stack([seen == label for label in labels.PRDL_PARTS], 1)
+    masks[:, labels.PRDL_PARTS.index(labels.SKIN)] &= ~above_brows
+    return without_specks(masks, SPECK_SHARE, SMALLEST_PIECE)
 
 
-def make_targets(observation: Observation, config: FitConfig, dtype: torch.dtype = torch.float32) -> Targets:
-    """Crop, clean and describe one observed face. Tensors are made on `config.device`."""
-    crop = face_crop(observation.landmarks, config)
-    device = config.device
-    resolution = crop.resolution
-    observed, inside = crop_labels(observation.parts, crop)
-    hidden = torch.from_numpy(_hidden(observed) | ~inside).to(device)
-    above = torch.from_numpy(_above_brows(observation.landmarks, crop)).to(device)
-    masks = part_masks(torch.from_numpy(observed.astype(np.int64)).to(device), hidden, above)
-    anchors = anchor_grid(config.anchors, resolution, device)
-    coarse = anchor_grid(config.prdl.mean_anchors, resolution, device)
-    parts = tuple(
-        _describe(label, weight, pixels, anchors, coarse, resolution, config, dtype)
-        for label, weight, pixels in zip(
-            labels.PRDL_PARTS, config.prdl.part_weights, pixel_sets(masks, config.prdl.mean_points), strict=True
-        )
-        if not pixels.empty
-    )
-    return Targets(
-        crop=crop,
-        landmarks=_landmark_target(observation, crop, config, dtype),
-        parts=parts,
-        hidden=hidden,
-        above_brows=above,
-        anchors=anchors,
-        coarse_anchors=coarse,
-    )
-
-
-def _describe(
-    label: int,
-    weight: float,
-    pixels: PixelSet,
-    anchors: Tensor,
-    coarse: Tensor,
-    resolution: int,
+def make_targets(
+    observations: Sequence[Observation],
     config: FitConfig,
-    dtype: torch.dtype,
-) -> PartTarget:
-    at, coarse_at = pixel_centres(anchors, resolution, dtype), pixel_centres(coarse, resolution, dtype)
-    return PartTarget(
-        label=label,
-        weight=weight * config.prdl.weight / unit_px(config) ** 2,
-        nearest=see_nearest(pixel_centres(pixels.border, resolution, dtype), at, pixels.mask[anchors]).distance,
-        furthest=see_furthest(pixel_centres(pixels.extreme, resolution, dtype), at).distance,
-        mean=see_mean(pixel_centres(pixels.spread, resolution, dtype), coarse_at)[0],
+    part_loss: PartLoss | None,
+    dtype: torch.dtype = torch.float32,
+    crops: Sequence[Crop] | None = None,
+) -> Targets:
+    """Crop, clean and describe observed faces of one landmark layout. Tensors are made on `config.device`.
+
+    `crops` are the squares to measure in; None takes `face_crop` of each.
+    """
+    crops = tuple(crops) if crops is not None else tuple(face_crop(each, config) for each in observations)
+    cut = [crop_labels(each.parts, crop) for each, crop in zip(observations, crops, strict=True)]
+    observed = torch.from_numpy(np.stack([found for found, _ in cut]).astype(np.int32)).to(config.device)
+    hidden = np.stack([~inside if config.parts.under_hair else _hidden(found) | ~inside for found, inside in cut])
+    above = np.zeros_like(hidden)
+    if not config.parts.forehead:
+        triples = zip(observations, crops, cut, strict=True)
+        above = np.stack([_above_brows(each.landmarks, crop, found) for each, crop, (found, _) in triples])
+    out_of_sight, above_brows = torch.from_numpy(hidden).to(config.device), torch.from_numpy(above).to(config.device)
+    masks = part_masks(observed, out_of_sight, above_brows)
+    weights = torch.tensor(config.parts.weights, dtype=dtype, device=config.device)
+    part_weights = masks.flatten(2).any(2) * weights * (loss_weight(config) / unit_px(config) ** 2)
+    landmarks = [_landmark_target(each, crop, config, dtype) for each, crop in zip(observations, crops, strict=True)]
+    return Targets(
+        crops=crops,
+        landmarks=LandmarkTarget(
+            px=torch.stack([each.px for each in landmarks]),
+            weight=torch.stack([each.weight for each in landmarks]),
+            outlier_px=landmarks[0].outlier_px,
+        ),
+        part_weights=part_weights,
+        masks=masks,
+        described=None if part_loss is None else part_loss.describe(masks),
+        hidden=out_of_sight,
+        above_brows=above_brows,
     )
 
 
@@ -183,42 +207,52 @@ def _hidden(observed: np.ndarray) -> np.ndarray:
     'Other' outside the face's convex hull is neck or ear, which the face does not reach; there it must count against
     a model that is too large.
     """
-    face = np.isin(observed, (*labels.PRDL_PARTS, labels.INNER_MOUTH))
-    hull = _convex_hull(face)
-    return (observed == labels.HAIR) | ((observed == labels.OTHER) & hull)
+    hidden = observed == labels.HAIR
+    rows, columns = np.nonzero(observed == labels.OTHER)
+    within = _within_hull(rows, columns, np.isin(observed, (*labels.PRDL_PARTS, labels.INNER_MOUTH)))
+    hidden[rows[within], columns[within]] = True
+    return hidden
 
 
-def _convex_hull(mask: np.ndarray) -> np.ndarray:
-    """(R, R) bool: pixels within the convex hull of `mask`; the mask itself where it is too small to have one."""
-    rows, columns = np.nonzero(mask & ~ndimage.binary_erosion(mask))
+def _within_hull(rows: np.ndarray, columns: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """(N,) bool: which pixels lie within the convex hull of `mask` (R, R); none where it is too small to have one."""
+    corners = np.stack(np.divmod(hull_corners(mask), mask.shape[1]), 1)
     try:
-        facets = ConvexHull(np.stack([columns, rows], 1)).equations
-    except (QhullError, ValueError):
-        return mask
-    y, x = np.indices(mask.shape)
-    inside = np.ones(mask.shape, dtype=bool)
-    for nx, ny, offset in facets:
-        inside &= nx * x + ny * y + offset <= 1e-9
-    return inside
+        facets = ConvexHull(corners).equations
+    except (QhullError, ValueError, IndexError):
+        return np.zeros(len(rows), dtype=bool)
+    pixels = np.stack([rows, columns, np.ones_like(rows)], 1)
+    return np.asarray((pixels @ facets.T <= 1e-9).all(1))
 
 
-def _above_brows(landmarks: Landmarks, crop: Crop) -> np.ndarray:
-    """(R, R) bool: crop pixels beyond the straight line through the centroids of both brows' landmarks.
+def _above_brows(landmarks: Landmarks, crop: Crop, observed: np.ndarray) -> np.ndarray:
+    """(R, R) bool: crop pixels beyond the straight line through the centroids of both brows.
 
-    Nothing where all landmarks of a brow are missing. Landmarks, not labels, because a fringe, a hat or a turned head
-    hides brows and would take the line with them.
+    Of the brows' landmarks, because a fringe, a hat or a turned head hides brows and would take the line with them; of
+    the labels (R, R) where the landmarks do not tell a pose. Nothing where a brow is missing.
     """
     nothing = np.zeros((crop.resolution, crop.resolution), dtype=bool)
     points = (landmarks.points_px - np.array([crop.left, crop.top])) * crop.scale
     present = np.isfinite(points).all(1)
-    brows = [np.array(side)[present[list(side)]] for side in BROW_LANDMARKS[landmarks.layout]]
-    if min(len(side) for side in brows) == 0:
+    if enough_landmarks(landmarks):
+        brows = [points[np.array(side)[present[list(side)]]] for side in BROW_LANDMARKS[landmarks.layout]]
+        below = points[present]
+    else:
+        brows = [label_points(observed, label) for label in (labels.RIGHT_EYEBROW, labels.LEFT_EYEBROW)]
+        below = label_points(observed, labels.NOSE, labels.UPPER_LIP, labels.LOWER_LIP)
+    if min(len(side) for side in (*brows, below)) == 0:
         return nothing
-    right, left = (points[side].mean(0) for side in brows)
+    right, left = (side.mean(0) for side in brows)
     normal = np.array([left[1] - right[1], right[0] - left[0]])
     if np.linalg.norm(normal) < 1e-9:
         return nothing
-    if (points[present].mean(0) - right) @ normal > 0:  # the face lies below its brows, whichever way it is turned
+    if (below.mean(0) - right) @ normal > 0:  # the face lies below its brows, whichever way it is turned
         normal = -normal
     at = np.arange(crop.resolution) + 0.5
     return np.asarray((at[None, :] - right[0]) * normal[0] + (at[:, None] - right[1]) * normal[1] > 0)
+
+
+def label_points(observed: np.ndarray, *chosen: int) -> np.ndarray:
+    """(N, 2) px: centres of the pixels of a label image (R, R) that have one of the chosen labels."""
+    rows, columns = np.nonzero(np.isin(observed, chosen))
+    return np.stack([columns, rows], 1) + 0.5

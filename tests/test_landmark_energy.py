@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 
 from fit3d.config import FitConfig
-from fit3d.energy.landmarks import LandmarkTarget, landmark_energy, landmark_weights
+from fit3d.energy.landmarks import LandmarkTarget, landmark_energy, landmark_weights, slide
 from fit3d.evaluate.geometry import KnownHead, observe_known
 from fit3d.solve.fit import face_geometry
 from synthetic import synthetic_camera, synthetic_model
@@ -49,6 +49,37 @@ def test_influence_of_one_landmark_is_bounded() -> None:
     pull = landmark_weights(torch.stack([away, torch.zeros_like(away)], 1), one) * away
     assert float(away[pull.argmax()]) == pytest.approx(OUTLIER_PX / 3**0.5, abs=0.06)
     assert float(pull[-1]) < 1e-3 * float(pull.max())
+
+
+def test_faces_of_a_batch_have_energies_of_their_own() -> None:
+    """Values, weights and rows taken are those of each face alone, whatever the batch axes."""
+    generator = torch.Generator().manual_seed(1)
+    px = 10.0 * torch.randn(2, 3, 4, 2, generator=generator, dtype=torch.float64)
+    goal = torch.randn(2, 3, 4, 2, generator=generator, dtype=torch.float64)
+    weight = torch.rand(2, 3, 4, generator=generator, dtype=torch.float64)
+    every = LandmarkTarget(goal, weight, OUTLIER_PX)
+    energy, weights = landmark_energy(px, every), landmark_weights(px, every)
+    assert energy.shape == (2, 3) and weights.shape == (2, 3, 4)
+    for index in [(i, j) for i in range(2) for j in range(3)]:
+        one = LandmarkTarget(goal[index], weight[index], OUTLIER_PX)
+        torch.testing.assert_close(landmark_energy(px[index], one), energy[index], rtol=1e-14, atol=0)
+        assert torch.equal(landmark_weights(px[index], one), weights[index])
+    taken = every.take(torch.tensor([1]))
+    assert torch.equal(taken.px, goal[1:]) and torch.equal(taken.weight, weight[1:]) and taken.outlier_px == OUTLIER_PX
+
+
+def test_slide_takes_the_outermost_place_of_each_path() -> None:
+    """Of two faces, with other middles, at once: the furthest from the middle along the mean direction of the path."""
+    right = torch.tensor([[1.0, 0.0], [3.0, 0.2], [2.0, -0.2]])
+    folded = torch.tensor([[0.0, 2.0], [0.5, 4.0], [3.9, 3.0]])  # the last is the furthest, but to the side
+    paths = torch.stack([torch.stack([right, folded]), torch.stack([folded, right]) + 100.0])
+    middles = torch.tensor([[0.0, 0.0], [100.0, 100.0]])
+    away = ((folded - 0.0) @ (folded.mean(0) / folded.mean(0).norm())).argmax()
+    assert slide(paths, middles).tolist() == [[1, int(away)], [int(away), 1]]
+    for path, middle in zip(paths, middles, strict=True):
+        assert torch.equal(slide(path, middle), slide(paths, middles)[int(middle[0] > 0)])
+    # seen from the other side of a path, its other end is the outermost
+    assert slide(right[None], torch.tensor([10.0, 0.0])).tolist() == [0]
 
 
 @pytest.mark.parametrize(("yaw", "far_cheek"), [(30, slice(0, 5)), (-30, slice(12, 17))])

@@ -15,6 +15,7 @@ from PIL import Image
 
 import fit3d
 from fit3d import pipeline
+from fit3d.config import PartsConfig
 from fit3d.errors import NoFaceError, UsageError
 from fit3d.export.result_json import PartsFile, Source
 
@@ -60,7 +61,12 @@ def test_focal_length_given_by_the_user_is_taken(astronaut: Path) -> None:
     known = replace(sighting, photo=replace(sighting.photo, focal_px=2000.0, exif={"FocalLength": 50.0}))
     from_exif = pipeline.reconstruct(known, texture_size=16, config=QUICK)
     assert (from_exif.source.focal, from_exif.fit.camera.focal_px) == ("exif", 2000.0)
-    assert pipeline.reconstruct(sighting, texture_size=16, config=QUICK).source.focal == "default"
+    found = pipeline.reconstruct(sighting, texture_size=16, config=QUICK)
+    held = replace(QUICK, focal=fit3d.FocalConfig(refine_sd=0.0))
+    assumed = pipeline.reconstruct(sighting, texture_size=16, config=held)
+    assert (found.source.focal, assumed.source.focal) == ("fitted", "default")
+    assert assumed.fit.camera.fov_deg == pytest.approx(30.0)
+    assert 15.0 < found.fit.camera.fov_deg < 60.0 and abs(found.fit.camera.fov_deg - 30.0) > 0.1
 
 
 def test_parts_file_is_remembered(head: fit3d.Reconstruction, astronaut: Path, tmp_path: Path) -> None:
@@ -131,13 +137,16 @@ def test_focal_length_of_an_array_is_checked() -> None:
         (fit3d.CropConfig, {"margin": -0.1}),
         (fit3d.FocalConfig, {"default_fov_deg": 0.0}),
         (fit3d.FocalConfig, {"default_fov_deg": 180.0}),
+        (fit3d.FocalConfig, {"refine_sd": -0.1}),
+        (PartsConfig, {"weights": (1.0,) * 7}),
+        (PartsConfig, {"weights": (1.0,) * 7 + (-1.0,)}),
+        (PartsConfig, {"missing_px": -1.0}),
         (fit3d.PrdlConfig, {"weight": 0.0}),
+        (fit3d.PrdlConfig, {"extent": 0.0}),
+        (fit3d.PrdlConfig, {"extent": 1.1}),
         (fit3d.PrdlConfig, {"statistics": ("min", "median")}),
         (fit3d.PrdlConfig, {"statistics": ()}),
-        (fit3d.PrdlConfig, {"part_weights": (1.0,) * 7}),
-        (fit3d.PrdlConfig, {"part_weights": (1.0,) * 7 + (-1.0,)}),
         (fit3d.PrdlConfig, {"mean_anchors": 1}),
-        (fit3d.PrdlConfig, {"missing_part_px": -1.0}),
         (fit3d.PrdlConfig, {"mean_points": 0}),
         (fit3d.LandmarkConfig, {"noise_px": 0.0}),
         (fit3d.LandmarkConfig, {"contour_noise_px": float("nan")}),

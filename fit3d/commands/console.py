@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,11 @@ def json_line(data: Any) -> str:
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     return json.dumps(plain(data), ensure_ascii=False, allow_nan=False)
+
+
+def table_row(name: str, cells: Sequence[str]) -> str:
+    """A line of a table: what it is about, then its cells, right-aligned in columns."""
+    return f"{name:20}" + "".join(f"{cell:>7}" for cell in cells)
 
 
 class Console:
@@ -122,10 +127,10 @@ class Console:
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, description=description)
 
-    def advance(self) -> None:
-        """One photo more is done."""
+    def advance(self, photos: int = 1) -> None:
+        """So many photos more are done."""
         if self._progress is not None and self._task is not None:
-            self._progress.advance(self._task)
+            self._progress.advance(self._task, photos)
 
     @contextmanager
     def _paused(self) -> Iterator[None]:

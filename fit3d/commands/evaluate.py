@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fit3d.commands.console import Console, failure_of_photo
+from fit3d.commands.console import Console, failure_of_photo, table_row
 from fit3d.commands.options import (
     DEFAULTS,
     AnchorsOption,
@@ -19,12 +19,10 @@ from fit3d.commands.options import (
     ModelOption,
     ParserOption,
     QuietOption,
-    SeedOption,
     SolverOption,
     check_backends,
     fit_config,
 )
-from fit3d.config import Loss
 from fit3d.errors import UsageError
 from fit3d.labels import IOU_PARTS, PART_NAMES, SKIN
 
@@ -96,7 +94,9 @@ def evaluate_parts_command(
     scores: list[PartScore] = []
     failures: dict[str, str] = {}
     if not as_json:
-        console.result(_row("photo", [_SHORT.get(name, name) for name in _COLUMNS] + ["lmk", "id", "asym", "s"]), {})
+        console.result(
+            table_row("photo", [_SHORT.get(name, name) for name in _COLUMNS] + ["lmk", "id", "asym", "s"]), {}
+        )
     with console.progress(len(pairs)):
         for pair in pairs:
             console.stage(pair.photo.name)
@@ -131,92 +131,8 @@ def evaluate_parts_command(
     return 1 if failures else 0
 
 
-def evaluate_geometry_command(
-    heads: Annotated[int, typer.Option("--heads", min=1, help="How many random heads.")] = 16,
-    noise: Annotated[
-        str,
-        typer.Option(
-            "--noise",
-            metavar="PX,PX,…",
-            help="Standard deviations of the landmarks' noise, pixels of the 224-pixel face crop (about millimetres).",
-        ),
-    ] = "0,1.5,3",
-    model: ModelOption = "anny",
-    solver: SolverOption = DEFAULTS.solver,
-    anchors: AnchorsOption = DEFAULTS.anchors,
-    iterations: IterationsOption = DEFAULTS.iterations,
-    seed: SeedOption = DEFAULTS.seed,
-    device: DeviceOption = DEFAULTS.device,
-    quiet: QuietOption = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> int:
-    """Error in millimetres on heads of known shape, with landmarks alone and with parts.
-
-    Heads are drawn from the face model itself (standard normal identity, four random expressions, yaw up to 40
-    degrees), seen with exact part labels and noisy landmarks, and fitted. Columns: mean and 90th percentile of the
-    face's vertex distances without expression, and mean with expression, after the best similarity; mean without
-    expression after the best rigid motion (the size counts); the mean head's error for comparison; rotation error in
-    degrees; mean Part IoU in percent; RMS of the identity.
-    """
-    levels = _noise_levels(noise)
-    import numpy as np
-
-    from fit3d.evaluate.geometry import average_geometry, known_heads, observe_known, score_known
-    from fit3d.morphable.registry import load_model
-
-    face_model = load_model(model)
-    known = known_heads(face_model, heads, seed)
-    console = Console(quiet=quiet, as_json=as_json)
-    losses: tuple[Loss, ...] = ("landmarks", "prdl")
-    rows = []
-    if not as_json:
-        names = ["neutral", "p90", "posed", "metric", "mean hd", "deg", "IoU", "id"]
-        console.result(_row("noise px, loss", names), {})
-    with console.progress(len(levels) * len(losses) * heads):
-        for level in levels:
-            for loss in losses:
-                config = fit_config(
-                    loss=loss, solver=solver, anchors=anchors, iterations=iterations, seed=seed, device=device
-                )
-                console.stage(f"noise {level:g} px, {loss}")
-                generator = np.random.default_rng(seed)  # the same noise for both losses
-                scores = []
-                for head in known:
-                    seen = observe_known(face_model, head, "mediapipe478", level, generator, config)
-                    scores.append(score_known(face_model, head, seen, config))
-                    console.advance()
-                average = average_geometry(scores)
-                rows.append({"noise_px": level, "loss": loss, **vars(average)})
-                if not as_json:
-                    cells = [
-                        *(f"{value:.2f}" for value in (average.neutral_mm, average.neutral_p90_mm, average.posed_mm)),
-                        *(f"{value:.2f}" for value in (average.metric_mm, average.mean_head_mm)),
-                        *(f"{average.rotation_deg:.2f}", f"{100.0 * average.part_iou:.1f}"),
-                        f"{average.identity_rms:.2f}",
-                    ]
-                    console.result(_row(f"{level:g}, {loss}", cells), {})
-    if as_json:
-        console.result("", {"model": model, "heads": heads, "seed": seed, "rows": rows})
-    return 0
-
-
-def _noise_levels(text: str) -> list[float]:
-    """The numbers of a list such as '0,1.5,3'."""
-    try:
-        levels = [float(part) for part in text.split(",")]
-    except ValueError:
-        levels = [math.nan]
-    if not all(math.isfinite(level) and level >= 0 for level in levels):
-        raise UsageError(f"--noise {text}: expected numbers of pixels from 0 on, separated by commas, such as 0,1.5,3")
-    return levels
-
-
 def _score_row(score: PartScore) -> str:
     overlap = [score.part_iou.get(name, math.nan) for name in _COLUMNS]
     cells = [f"{100.0 * value:.1f}" if math.isfinite(value) else "-" for value in overlap]
     cells += [f"{100.0 * score.landmark_nme:.1f}", f"{score.identity_rms:.2f}"]
-    return _row(score.photo, [*cells, f"{score.asymmetry:.2f}", f"{score.fit_s:.2f}"])
-
-
-def _row(name: str, cells: list[str]) -> str:
-    return f"{name:20}" + "".join(f"{cell:>7}" for cell in cells)
+    return table_row(score.photo, [*cells, f"{score.asymmetry:.2f}", f"{score.fit_s:.2f}"])

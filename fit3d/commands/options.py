@@ -29,7 +29,8 @@ LossOption = Annotated[
     Loss,
     typer.Option(
         "--loss",
-        help="'prdl' compares facial parts (Part Re-projection Distance Loss) and landmarks, 'landmarks' them alone.",
+        help="'prdl' compares facial parts (Part Re-projection Distance Loss) and landmarks; 'prdl+icp' matches the "
+        "parts' outlines too; 'landmarks' looks at them alone; the others are what PRDL is measured against.",
     ),
 ]
 SolverOption = Annotated[
@@ -50,7 +51,7 @@ FocalOption = Annotated[
     float | None,
     typer.Option(
         "--focal",
-        help="Focal length in pixels of the photo. Default: from EXIF, else a field of view of "
+        help="Focal length in pixels of the photo. Default: from EXIF, else fitted, near a field of view of "
         f"{DEFAULTS.focal.default_fov_deg:g} degrees along the longer side.",
         show_default=False,
         metavar="PX",

@@ -17,6 +17,8 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError, cKDTree
 from torch import Tensor
 
+from fit3d import devices
+
 THINNEST = 512
 """Of a set of pixels at least one in so many is taken."""
 
@@ -44,7 +46,7 @@ def nearest_pixels(masks: Tensor, anchors: Tensor) -> Tensor:
 
     An anchor within the set is its own nearest pixel; -1 where the set is empty. Of equally near pixels any one.
     """
-    if masks.device.type == "cpu":
+    if devices.on_cpu(masks):
         return _each_mask(masks, anchors, _nearest_of)
     return _search(border_of(masks), anchors, masks)[0]
 
@@ -57,7 +59,7 @@ def nearest_to_each(masks: Tensor, queries: Tensor) -> tuple[Tensor, Tensor, Ten
     """
     resolution = masks.shape[-1]
     part, pixel = torch.nonzero(queries.reshape(-1, resolution * resolution), as_tuple=True)
-    if masks.device.type != "cpu":
+    if not devices.on_cpu(masks):
         every = torch.arange(resolution * resolution, device=masks.device)
         return part, pixel, nearest_pixels(masks, every).flatten(0, -2)[part, pixel]
     flat = masks.numpy().reshape(-1, resolution * resolution)
@@ -76,7 +78,7 @@ def furthest_pixels(masks: Tensor, anchors: Tensor) -> Tensor:
 
     -1 where the set is empty. Of equally far pixels any one.
     """
-    if masks.device.type == "cpu":
+    if devices.on_cpu(masks):
         return _each_mask(masks, anchors, _furthest_of)
     return _search(row_ends_of(masks), anchors, masks)[1]
 
@@ -214,7 +216,7 @@ def _search(points: Tensor, anchors: Tensor, masks: Tensor) -> tuple[Tensor, Ten
 def without_specks(masks: Tensor, share: float, smallest: int) -> Tensor:
     """Masks (..., R, R) bool without pieces smaller than `share` of the largest piece of their mask, or than `smallest`
     pixels. Pieces are joined by edges, not corners."""
-    if masks.device.type == "cpu":
+    if devices.on_cpu(masks):
         flat = masks.numpy().reshape(-1, *masks.shape[-2:])
         return torch.from_numpy(np.stack([_without_specks(mask, share, smallest) for mask in flat])).view_as(masks)
     return without_specks_by_labels(masks, share, smallest)

@@ -19,7 +19,7 @@ from fit3d.observe.base import Observation
 from fit3d.photo import Photo
 from fit3d.solve.result import Fit
 
-FocalSource = Literal["user", "exif", "default"]
+FocalSource = Literal["user", "exif", "default", "fitted"]
 
 SCHEMA_VERSION = 1
 """Raised when a field changes its meaning or vanishes; new fields alone do not raise it."""

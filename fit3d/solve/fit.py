@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -13,24 +15,43 @@ from torch import Tensor
 from fit3d import labels
 from fit3d.camera import Camera
 from fit3d.config import FitConfig
+from fit3d.energy.losses import part_loss
 from fit3d.errors import ObservationError
 from fit3d.landmarks import LandmarkLayout
 from fit3d.metrics import landmark_nme, part_iou
 from fit3d.morphable.model import MorphableModel
 from fit3d.observe.base import Observation
 from fit3d.raster import rasterise_front
-from fit3d.solve.adam import STEPS_PER_ITERATION, AdamOutcome, minimise_adam
-from fit3d.solve.levenberg_marquardt import Outcome, minimise, minimise_rough
-from fit3d.solve.objective import Evaluation, Objective, surface_labels
-from fit3d.solve.pose import pose_from_landmarks
+from fit3d.solve.adam import STEPS_PER_ITERATION, minimise_adam
+from fit3d.solve.levenberg_marquardt import Descent, Outcome, minimise
+from fit3d.solve.objective import Objective, place_landmarks, surface_labels
+from fit3d.solve.pose import pose_from_landmarks, pose_from_turn
 from fit3d.solve.problem import POSE_SIZE, FaceGeometry, Parameters
 from fit3d.solve.result import Fit
-from fit3d.targets import Targets, beyond_photo, make_targets
+from fit3d.targets import (
+    FEWEST_LANDMARKS,
+    SMALLEST_PIECE,
+    beyond_photo,
+    crop_labels,
+    enough_landmarks,
+    label_points,
+    make_targets,
+)
 
-LANDMARK_ITERATIONS = 20
-"""Most Levenberg-Marquardt steps of the landmark stage."""
-FEWEST_LANDMARKS = 12
-"""Fewer usable landmarks do not tell a pose."""
+GROUP = {"cpu": 8, "mps": 16, "cuda": 64}
+"""Faces fitted in one tensor program, by kind of device: more gain nothing and take memory."""
+LANDMARK_DESCENT = Descent(iterations=20)
+"""How the landmark stage goes down."""
+ROUGHNESS = 0.1
+"""Share of the energy with parts by which a step may raise it, see `Descent.roughness`."""
+SUPPOSED_YAWS_DEG = (0.0, -40.0, 40.0)
+"""Without landmarks the fit starts from whichever of these turns of the head overlaps best."""
+COARSE_ANCHORS = 56
+"""Denser grids of anchors are seen only from where this grid leads: they tell the same to a percent, for more work."""
+FINE_ITERATIONS = 1
+"""Steps with the denser grid; the energy there differs so little that more gain nothing."""
+FEWEST_PARTS = 3
+"""Fewer labelled parts do not tell where a face is."""
 CUT_OFF_SHARE = 0.05
 """A larger share of landmarks outside the photo is reported."""
 PROFILE_DEG = 55.0
@@ -39,6 +60,18 @@ POOR_PART_IOU = 0.65
 """A mean Part IoU below this is reported."""
 PARTS_RASTER_LIMIT = 1536
 """Longest side, px, at which the fitted parts are drawn; a larger head's label image is enlarged from it."""
+
+
+@dataclass(frozen=True)
+class Face:
+    """One observed face of a photo, as it goes into a batch."""
+
+    observation: Observation
+    width: int
+    """Of the photo, px."""
+    height: int
+    focal_px: float | None
+    """Of the photo, px; None takes the default field of view of `config.focal`."""
 
 
 def fit_observation(
@@ -51,74 +84,89 @@ def fit_observation(
 ) -> Fit:
     """Fit `model` to one observed face of a photo of `width` x `height` px.
 
-    `focal_px` is the photo's focal length in px; None takes the default field of view of `config.focal`. The
-    principal point is the photo's centre. Raises ObservationError if too few landmarks are present.
+    `focal_px` is the photo's focal length in px; None starts from the default field of view of `config.focal`. The
+    principal point is the photo's centre. A face without landmarks is fitted to its labelled parts alone. Raises
+    ObservationError if neither landmarks nor parts suffice.
     """
-    stage = fit_landmarks(model, observation, width, height, focal_px, config)
-    begin, end, steps, stop = stage.outcome.start, stage.outcome.end, stage.outcome.steps, stage.outcome.stop_reason
-    if config.loss == "prdl":
-        refined = refine_with_parts(stage, config)
-        begin, end, stop = refined.start, refined.end, refined.stop_reason
-        steps += refined.steps
-    return _result(stage, observation, begin, end, steps, stop)
+    (fit,) = fit_observations(model, [Face(observation, width, height, focal_px)], config)
+    return fit
+
+
+def fit_observations(model: MorphableModel, faces: Sequence[Face], config: FitConfig, threads: int = 1) -> list[Fit]:
+    """Fit `model` to each of several faces with landmarks of one layout, many in one tensor program.
+
+    Each face converges and stops on its own; on a CPU its result has the same bits in any company. Faces go in groups
+    of `GROUP`, so memory does not grow with their number; `threads` groups at a time, which helps on a CPU. Raises
+    ObservationError if a face has neither landmarks nor parts enough.
+    """
+    size = GROUP.get(torch.device(config.device).type, GROUP["cpu"])
+    groups = [faces[start : start + size] for start in range(0, len(faces), size)]
+    if threads == 1:
+        return [fit for group in groups for fit in _fit_group(model, group, config)]
+    with ThreadPoolExecutor(threads) as pool:
+        return [fit for fits in pool.map(lambda group: _fit_group(model, group, config), groups) for fit in fits]
+
+
+def _fit_group(model: MorphableModel, faces: Sequence[Face], config: FitConfig) -> list[Fit]:
+    batch = prepare(model, faces, config)
+    stage = fit_landmarks(batch)
+    outcomes = [stage]
+    if batch.objective.part_loss is not None:
+        outcomes.append(refine_with_parts(batch, stage.at))
+    return results(batch, outcomes)
 
 
 @dataclass(frozen=True)
-class LandmarkStage:
-    """A face fitted to its landmarks, and the problem as it goes on to the next stage."""
+class FaceBatch:
+    """Faces, and the problem they pose."""
 
+    faces: tuple[Face, ...]
+    focal_px: tuple[float, ...]
+    """Of each photo, px, as known or assumed."""
     objective: Objective
-    """Without parts."""
-    outcome: Outcome[Evaluation]
-    width: int
-    """Of the photo, px."""
-    height: int
-    focal_px: float
-    """Of the photo, px."""
+    """With parts, unless the loss is 'landmarks'."""
+
+    @property
+    def config(self) -> FitConfig:
+        return self.objective.config
 
 
-def fit_landmarks(
-    model: MorphableModel,
-    observation: Observation,
-    width: int,
-    height: int,
-    focal_px: float | None,
-    config: FitConfig,
-) -> LandmarkStage:
-    """Pose in closed form, then pose, identity and expression from landmarks alone. Arguments: `fit_observation`."""
-    present = int(np.isfinite(observation.landmarks.points_px).all(1).sum())
-    if present < FEWEST_LANDMARKS:
-        raise ObservationError(f"only {present} landmarks are usable; a pose needs at least {FEWEST_LANDMARKS}")
-    geometry = face_geometry(model, observation.landmarks.layout, config.device)
-    targets = make_targets(observation, config)
-    if focal_px is None:
-        focal_px = max(width, height) / (2.0 * math.tan(math.radians(config.focal.default_fov_deg) / 2.0))
-    objective = Objective.build(geometry, targets, config, with_parts=False)
-    start = start_from_pose(geometry, targets, focal_px, (width / 2.0, height / 2.0))
-    outcome = minimise(
-        objective.evaluate(start),
-        objective.quadratic,
-        lambda from_, step: objective.evaluate(_clamped(from_.at.moved(step), geometry)),
-        lambda from_: _room(from_, geometry),
-        LANDMARK_ITERATIONS,
+def prepare(model: MorphableModel, faces: Sequence[Face], config: FitConfig) -> FaceBatch:
+    """Check, crop and describe the faces. Arguments and errors: `fit_observations`."""
+    for face in faces:
+        present = int(np.isfinite(face.observation.landmarks.points_px).all(1).sum())
+        if config.loss == "landmarks" and present < FEWEST_LANDMARKS:
+            raise ObservationError(f"only {present} landmarks are usable; a pose needs at least {FEWEST_LANDMARKS}")
+    (layout,) = {face.observation.landmarks.layout for face in faces}
+    geometry = face_geometry(model, layout, config.device)
+    loss = part_loss(config)
+    targets = make_targets([face.observation for face in faces], config, loss)
+    half_fov = math.radians(config.focal.default_fov_deg) / 2.0
+    focal = tuple(
+        max(face.width, face.height) / (2.0 * math.tan(half_fov)) if face.focal_px is None else face.focal_px
+        for face in faces
     )
-    return LandmarkStage(objective, outcome, width, height, focal_px)
+    free = torch.tensor([face.focal_px is None and config.focal.refine_sd > 0 for face in faces])
+    return FaceBatch(tuple(faces), focal, Objective.build(geometry, targets, config, loss, free))
 
 
-def refine_with_parts(stage: LandmarkStage, config: FitConfig) -> Outcome[Evaluation] | AdamOutcome:
-    """Go on from the landmarks with PRDL added, with the solver of `config`."""
-    objective = replace(stage.objective, with_parts=True)
-    geometry = objective.geometry
-    start = objective.evaluate(stage.outcome.end.at)
+def fit_landmarks(batch: FaceBatch) -> Outcome[Parameters]:
+    """Pose in closed form, then pose, identity and expression from landmarks alone, where there are any."""
+    return minimise(replace(batch.objective, part_loss=None), start_from_pose(batch), LANDMARK_DESCENT)
+
+
+def refine_with_parts(batch: FaceBatch, start: Parameters) -> Outcome[Parameters]:
+    """Go on with parts added, with the solver of the configuration."""
+    config = batch.config
     if config.solver == "adam":
-        return minimise_adam(objective, start, config.iterations * STEPS_PER_ITERATION)
-    return minimise_rough(
-        start,
-        objective.quadratic,
-        lambda from_, step: objective.evaluate(_clamped(from_.at.moved(step), geometry)),
-        lambda from_: _room(from_, geometry),
-        config.iterations,
-    )
+        return minimise_adam(batch.objective, start, config.iterations * STEPS_PER_ITERATION)
+    descent = Descent(config.iterations, tolerance=3e-3, roughness=ROUGHNESS, retries=4)
+    if config.anchors <= COARSE_ANCHORS:
+        return minimise(batch.objective, start, descent)
+    coarse = part_loss(replace(config, anchors=COARSE_ANCHORS))
+    assert coarse is not None
+    first = minimise(batch.objective.with_loss(coarse), start, descent)
+    return minimise(batch.objective, first.at, replace(descent, iterations=FINE_ITERATIONS))
 
 
 @lru_cache(maxsize=4)
@@ -127,78 +175,112 @@ def face_geometry(model: MorphableModel, layout: LandmarkLayout, device: str) ->
     return FaceGeometry.from_model(model, layout, torch.float32, device)
 
 
-def start_from_pose(
-    geometry: FaceGeometry, targets: Targets, focal_px: float, principal_px: tuple[float, float]
+def start_from_pose(batch: FaceBatch) -> Parameters:
+    """The mean head of each face at the closed-form pose of its landmarks, or else of its parts."""
+    objective = batch.objective
+    starts = []
+    for index, face in enumerate(batch.faces):
+        crop = objective.targets.crops[index]
+        centre = crop.crop_from_px(torch.tensor([face.width / 2.0, face.height / 2.0], dtype=torch.float64))
+        lens = (batch.focal_px[index] * crop.scale, (float(centre[0]), float(centre[1])))
+        photo = torch.tensor([index])
+        if enough_landmarks(face.observation.landmarks):
+            starts.append(_start_from_landmarks(objective.take(photo), *lens))
+        else:
+            starts.append(_start_from_parts(objective.take(photo.expand(len(SUPPOSED_YAWS_DEG))), face, *lens))
+    return Parameters.stack(starts)
+
+
+def _start_from_landmarks(objective: Objective, focal_px: float, principal_px: tuple[float, float]) -> Parameters:
+    """Of one face. Contour landmarks, which slide, are left out where there are enough others."""
+    geometry = objective.geometry
+    (px,), (weight,) = objective.targets.landmarks.px.cpu(), objective.targets.landmarks.weight.cpu()
+    without_contour = weight.clone()
+    without_contour[geometry.sliding.cpu()] = 0.0
+    if int((without_contour > 0).sum()) >= FEWEST_LANDMARKS:
+        weight = without_contour
+    points = geometry.landmarks.mean[: geometry.landmark_count].cpu()
+    return _mean_head(geometry, pose_from_landmarks(points, px, weight, focal_px, principal_px), focal_px, principal_px)
+
+
+def _start_from_parts(
+    objective: Objective, face: Face, focal_px: float, principal_px: tuple[float, float]
 ) -> Parameters:
-    """The mean head at the closed-form pose; `focal_px` and `principal_px` are the photo's."""
-    crop = targets.crop
-    focal_crop = focal_px * crop.scale
-    x, y = crop.crop_from_px(torch.tensor(principal_px, dtype=torch.float64)).tolist()
-    without_contour = targets.landmarks.weight.clone()
-    without_contour[geometry.sliding] = 0.0
-    enough = int((without_contour > 0).sum()) >= FEWEST_LANDMARKS
-    rotation, translation = pose_from_landmarks(
-        geometry.landmarks.mean.cpu(),
-        targets.landmarks.px.cpu(),
-        (without_contour if enough else targets.landmarks.weight).cpu(),
-        focal_crop,
-        (x, y),
-    )
+    """Of one face, which the objective holds once for each of SUPPOSED_YAWS_DEG: the turn of lowest energy."""
+    geometry, crop = objective.geometry, objective.targets.crops[0]
+    observed, _ = crop_labels(face.observation.parts, crop)
+    seen = [(label, label_points(observed, label)) for label in labels.IOU_PARTS]
+    found = [(label, torch.from_numpy(points.mean(0))) for label, points in seen if len(points) >= SMALLEST_PIECE]
+    if len(found) < FEWEST_PARTS:
+        names = ", ".join(labels.PART_NAMES[label] for label, _ in found) or "none"
+        raise ObservationError(
+            f"fewer than {FEWEST_LANDMARKS} landmarks are usable and of eyes, brows, nose and lips only {names} "
+            f"labelled; a pose needs {FEWEST_LANDMARKS} landmarks or {FEWEST_PARTS} parts"
+        )
+    centres = part_centres(geometry)[[label for label, _ in found]]
+    px, weights = torch.stack([centre for _, centre in found]), torch.ones(len(found))
+    poses = [pose_from_turn(centres, px, weights, focal_px, principal_px, yaw) for yaw in SUPPOSED_YAWS_DEG]
+    starts = Parameters.stack([_mean_head(geometry, pose, focal_px, principal_px) for pose in poses])
+    return starts.take(objective.evaluate(starts).energy.argmin()[None])
+
+
+def _mean_head(
+    geometry: FaceGeometry, pose: tuple[Tensor, Tensor], focal_px: float, principal_px: tuple[float, float]
+) -> Parameters:
     mean = geometry.surface.mean
-    return Parameters(
-        coefficients=mean.new_zeros(geometry.parameter_count - POSE_SIZE),
-        rotation=rotation.to(mean),
-        translation=translation.to(mean),
-        focal_px=focal_crop,
-        principal_px=(x, y),
-    )
+    coefficients = mean.new_zeros(geometry.parameter_count - POSE_SIZE)
+    return Parameters.of_one(coefficients, pose[0].to(mean), pose[1].to(mean), focal_px, principal_px)
 
 
-def _room(evaluation: Evaluation, geometry: FaceGeometry) -> tuple[Tensor, Tensor]:
-    """Lowest and highest step (P,) float64 that keeps the expression within its bounds."""
-    count, bounds = geometry.identity_count, geometry.expression_bounds.cpu().double()
-    high = torch.full((geometry.parameter_count,), torch.inf, dtype=torch.float64)
-    low = -high
-    expression = evaluation.at.coefficients[count:].cpu().double()
-    low[count:-POSE_SIZE] = bounds[:, 0] - expression
-    high[count:-POSE_SIZE] = bounds[:, 1] - expression
-    return low, high
+def part_centres(geometry: FaceGeometry) -> Tensor:
+    """(9, 3) float64, metres: centre of area of each label from 0 to 8 on the mean head; NaN where there is none."""
+    corners = geometry.surface.mean[geometry.triangles].double().cpu()
+    area = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(dim=1)[:, None]
+    label = geometry.triangle_label.cpu()
+    centres = []
+    for index in range(len(labels.PRDL_PARTS) + 1):
+        chosen = label == index
+        centres.append((corners[chosen].mean(1) * area[chosen]).sum(0) / area[chosen].sum())
+    return torch.stack(centres)
 
 
-def _clamped(at: Parameters, geometry: FaceGeometry) -> Parameters:
-    """Bounds again after rounding."""
-    count, bounds = geometry.identity_count, geometry.expression_bounds
-    coefficients = at.coefficients.clone()
-    coefficients[count:] = torch.minimum(torch.maximum(coefficients[count:], bounds[:, 0]), bounds[:, 1])
-    return replace(at, coefficients=coefficients)
-
-
-def _result(
-    stage: LandmarkStage, observation: Observation, begin: Evaluation, end: Evaluation, steps: int, stop_reason: str
-) -> Fit:
-    at, geometry, crop = end.at, stage.objective.geometry, stage.objective.targets.crop
-    pose = torch.eye(4, dtype=torch.float64)
-    pose[:3, :3] = _nearest_rotation(at.rotation.double().cpu())
-    pose[:3, 3] = at.translation.double().cpu()
-    principal = (stage.width / 2.0, stage.height / 2.0)
-    camera = Camera(stage.width, stage.height, stage.focal_px, principal, pose)
-    parts = visible_parts(geometry, at, camera)
-    overlap = part_iou(parts, observation.parts)
-    px = end.landmark_positions.px.double().cpu().numpy() / crop.scale + np.array([crop.left, crop.top])
-    return Fit(
-        identity=at.coefficients[: geometry.identity_count].double().cpu(),
-        expression=at.coefficients[geometry.identity_count :].double().cpu(),
-        camera=camera,
-        crop=crop,
-        parts=parts,
-        part_iou=overlap,
-        landmark_nme=landmark_nme(px, observation.landmarks.points_px),
-        energy_start=begin.terms,
-        energy_end=end.terms,
-        iterations=steps,
-        stop_reason=stop_reason,
-        warnings=_doubts(observation, pose, overlap["mean"]),
-    )
+def results(batch: FaceBatch, outcomes: Sequence[Outcome[Parameters]]) -> list[Fit]:
+    """What the stages' outcomes, of which the last tells, mean for each face."""
+    last, objective = outcomes[-1], batch.objective
+    at, geometry = last.at, objective.geometry
+    placed = place_landmarks(geometry, at).projected.px.double().cpu().numpy()
+    fits = []
+    for index, face in enumerate(batch.faces):
+        crop = objective.targets.crops[index]
+        pose = torch.eye(4, dtype=torch.float64)
+        pose[:3, :3] = _nearest_rotation(at.rotation[index].double().cpu())
+        pose[:3, 3] = at.translation[index].double().cpu()
+        focal = batch.focal_px[index]
+        if bool(objective.zoom_is_free[index]):
+            focal = float(at.focal_px[index]) / crop.scale
+        camera = Camera(face.width, face.height, focal, (face.width / 2.0, face.height / 2.0), pose)
+        coefficients = at.coefficients[index]
+        parts = visible_parts(geometry, coefficients, camera)
+        overlap = part_iou(parts, face.observation.parts)
+        fits.append(
+            Fit(
+                identity=coefficients[: geometry.identity_count].double().cpu(),
+                expression=coefficients[geometry.identity_count :].double().cpu(),
+                camera=camera,
+                crop=crop,
+                parts=parts,
+                part_iou=overlap,
+                landmark_nme=landmark_nme(
+                    placed[index] / crop.scale + np.array([crop.left, crop.top]), face.observation.landmarks.points_px
+                ),
+                energy_start={name: float(values[index]) for name, values in last.terms_start.items()},
+                energy_end={name: float(values[index]) for name, values in last.terms_end.items()},
+                iterations=sum(int(each.steps[index]) for each in outcomes),
+                stop_reason=last.stop_reasons[index],
+                warnings=_doubts(face.observation, pose, overlap["mean"]),
+            )
+        )
+    return fits
 
 
 def _doubts(observation: Observation, pose: Tensor, overlap: float) -> tuple[str, ...]:
@@ -226,12 +308,12 @@ def _nearest_rotation(matrix: Tensor) -> Tensor:
     return u @ vh
 
 
-def visible_parts(geometry: FaceGeometry, at: Parameters, camera: Camera) -> np.ndarray:
-    """(H, W) uint8: part labels of the fitted surface at the photo's size; background where there is no model.
+def visible_parts(geometry: FaceGeometry, coefficients: Tensor, camera: Camera) -> np.ndarray:
+    """(H, W) uint8: part labels of the surface with `coefficients` (K + L,) at the photo's size; background elsewhere.
 
     A head that fills more than `PARTS_RASTER_LIMIT` px is drawn at that size and enlarged.
     """
-    positions = geometry.surface.at(at.coefficients)
+    (positions,) = geometry.surface.at(coefficients[None])
     cam, px = camera.to_cam(positions), camera.project(positions)
     left, top = (int(v) for v in px.amin(0).floor().clamp(min=0))
     right, bottom = (min(int(v) + 1, size) for v, size in zip(px.amax(0), (camera.width, camera.height), strict=True))

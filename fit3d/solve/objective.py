@@ -1,281 +1,306 @@
-"""The energy of one face: its terms, their values, and their second-order model at given parameters."""
+"""The energy of a batch of faces: its terms, their values, and their second-order model at given parameters."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
-from fit3d import labels
+from fit3d import devices, labels
 from fit3d.config import FitConfig
 from fit3d.energy.landmarks import landmark_energy, landmark_weights, slide
-from fit3d.energy.prdl import PixelSet, Seen, pixel_centres, pixel_sets, see_furthest, see_mean, see_nearest
-from fit3d.energy.prior import prior_precision
+from fit3d.energy.part_loss import DenseRows, PartLoss, SeenParts
+from fit3d.energy.prior import (
+    Sparsity,
+    expression_sparsity,
+    identity_excess,
+    identity_excess_slope,
+    prior_precision,
+)
 from fit3d.raster import Fragments, rasterise_front
-from fit3d.solve.problem import FaceGeometry, LinearPoints, Parameters, Projected, jacobian, project
-from fit3d.solve.quadratic import Quadratic
-from fit3d.targets import PartTarget, Targets, part_masks, unit_px
+from fit3d.solve.problem import POSE_SIZE, FaceGeometry, Parameters, Projected, jacobian, project
+from fit3d.solve.quadratic import Quadratic, solver_device
+from fit3d.targets import Targets, part_masks, unit_px
+
+ZOOM_LIMIT = 0.7
+"""The focal length is sought between half and twice the assumed one."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised: landmarks + PRDL (unless switched off) + prior, for one face."""
+    """What is minimised for each of B faces: landmarks + parts (unless there is no part loss) + prior."""
 
     geometry: FaceGeometry
     targets: Targets
     config: FitConfig
     precision: Tensor
-    """(K + L, K + L) float64, of the prior."""
-    with_parts: bool
-    """Whether PRDL counts."""
+    """(P, P) float64, of the prior."""
+    part_loss: PartLoss | None
+    zoom_is_free: Tensor
+    """(B,) bool: whose focal length is not known and is to be found."""
 
     @classmethod
-    def build(cls, geometry: FaceGeometry, targets: Targets, config: FitConfig, with_parts: bool) -> Objective:
+    def build(
+        cls,
+        geometry: FaceGeometry,
+        targets: Targets,
+        config: FitConfig,
+        part_loss: PartLoss | None,
+        zoom_is_free: Tensor,
+    ) -> Objective:
+        device = solver_device(geometry.surface.mean.device)
         precision = prior_precision(
             geometry.identity_count, geometry.expression_names, geometry.mirrored_expression, config.prior
         )
-        return cls(geometry, targets, config, precision, with_parts)
+        pose = torch.zeros(POSE_SIZE, dtype=precision.dtype)
+        pose[-1] = 1.0 / max(config.focal.refine_sd, 1e-3) ** 2
+        precision = torch.block_diag(precision, torch.diag(pose))
+        return cls(geometry, targets, config, precision.to(device), part_loss, zoom_is_free)
+
+    def take(self, photos: Tensor) -> Objective:
+        """The objective of the faces `photos` (n,) int64 of the batch."""
+        if photos.tolist() == list(range(len(self.targets))):
+            return self
+        return replace(self, targets=self.targets.take(photos), zoom_is_free=self.zoom_is_free[photos])
+
+    def with_loss(self, part_loss: PartLoss) -> Objective:
+        """The same faces with their parts compared by another loss."""
+        described = part_loss.describe(self.targets.masks)
+        return replace(self, part_loss=part_loss, targets=replace(self.targets, described=described))
+
+    def room(self, at: Parameters) -> tuple[Tensor, Tensor]:
+        """Lowest and highest step (B, P) float64 that keeps the expression and the zoom within their bounds."""
+        low, high = self._bounds
+        here = torch.cat([at.coefficients, at.translation.new_zeros(len(at), POSE_SIZE)], 1)
+        here[:, -1] = at.zoom
+        low, high = low - here.to(low), high - here.to(high)
+        low[:, -1] = torch.where(self.zoom_is_free.to(low.device), low[:, -1], 0.0)
+        high[:, -1] = torch.where(self.zoom_is_free.to(high.device), high[:, -1], 0.0)
+        return low, high
+
+    def move(self, at: Parameters, step: Tensor) -> Parameters:
+        """Take a step (B, P), bounds kept through rounding."""
+        moved = at.moved(step)
+        count, bounds = self.geometry.identity_count, self.geometry.expression_bounds
+        expression = torch.minimum(torch.maximum(moved.coefficients[:, count:], bounds[:, 0]), bounds[:, 1])
+        return replace(moved, coefficients=torch.cat([moved.coefficients[:, :count], expression], 1))
+
+    @property
+    def _bounds(self) -> tuple[Tensor, Tensor]:
+        """Lowest and highest value (P,) float64 of each parameter."""
+        high = torch.full((self.geometry.parameter_count,), torch.inf, dtype=torch.float64)
+        low = -high
+        count, bounds = self.geometry.identity_count, self.geometry.expression_bounds.cpu().double()
+        low[count:-POSE_SIZE], high[count:-POSE_SIZE] = bounds.unbind(1)
+        low[-1], high[-1] = -ZOOM_LIMIT, ZOOM_LIMIT
+        return low.to(self.precision.device), high.to(self.precision.device)
 
     def evaluate(self, at: Parameters) -> Evaluation:
         """All terms at `at`, with the pixels of each part taken from a fresh raster: the energy proper."""
-        if not self.with_parts:
-            return self._evaluate(at, None)
-        fragments, part_labels = self.look(at)
-        targets = self.targets
-        masks = part_masks(part_labels, targets.hidden, targets.above_brows)
-        sets = pixel_sets(masks, self.config.prdl.mean_points)
-        chosen = tuple(sets[labels.PRDL_PARTS.index(target.label)] for target in targets.parts)
-        return self._evaluate(at, Raster(fragments, chosen))
+        landmarks = place_landmarks(self.geometry, at)
+        terms = {
+            "landmarks": _double(landmark_energy(landmarks.projected.px, self.targets.landmarks)),
+            "prior": self._prior_energy(at),
+        }
+        seen = fragments = None
+        if self.part_loss is not None:
+            fragments, part_labels = self.look(at)
+            masks = part_masks(part_labels, self.targets.hidden, self.targets.above_brows)
+            seen = self.part_loss.see(masks, self.targets.described, self.targets.part_weights)
+            missing = self.targets.part_weights * ~masks.flatten(2).any(2) * self.missing_part_energy
+            terms[self.config.loss] = _double(seen.energy.sum(1) + missing.sum(1))
+        return Evaluation(at, terms, landmarks, fragments, seen)
 
-    def _evaluate(self, at: Parameters, raster: Raster | None) -> Evaluation:
-        landmarks = self.landmark_points(at)
-        landmark_positions = project(landmarks.at(at.coefficients), at)
-        terms = {"landmarks": float(landmark_energy(landmark_positions.px, self.targets.landmarks))}
-        coefficients = at.coefficients.cpu().double()
-        terms["prior"] = float(coefficients @ self.precision @ coefficients)
-        parts: tuple[SeenPart, ...] = ()
-        if raster is not None:
-            parts = self._see_parts(raster.sets)
-            terms["prdl"] = sum(part.energy for part in parts)
-        return Evaluation(at, terms, landmarks, landmark_positions, raster, parts)
+    @property
+    def missing_part_energy(self) -> float:
+        """Energy of a part of weight 1 that the photo shows and the model does not, `PartsConfig.missing_px`."""
+        return (self.config.parts.missing_px * unit_px(self.config)) ** 2
 
-    def landmark_points(self, at: Parameters) -> LinearPoints:
-        """The landmarks as linear points, each sliding one at the outermost place of its path under this pose."""
-        points, paths = self.geometry.landmarks, self.geometry.paths
-        sliding = self.geometry.sliding
-        if sliding.numel() == 0:
-            return points
-        shape = paths.mean.shape[:2]
-        on_path = project(paths.at(at.coefficients).flatten(0, 1), at).px.unflatten(0, shape)
-        centre = project(points.mean.mean(0, keepdim=True), at).px[0]
-        chosen = slide(on_path, centre)
-        every = torch.arange(sliding.numel(), device=chosen.device)
-        mean, basis = points.mean.clone(), points.basis.clone()
-        mean[sliding] = paths.mean[every, chosen]
-        basis[sliding] = paths.basis[every, chosen]
-        return LinearPoints(mean, basis)
+    def _prior_energy(self, at: Parameters) -> Tensor:
+        offset = self._prior_offset(at)
+        quadratic = torch.stack([each @ self.precision @ each for each in offset])
+        identity, expression = self._shape(offset)
+        excess = identity_excess(identity, self.config.prior).square()
+        return (quadratic + excess + self._sparsity(expression).energy).cpu()
+
+    def _shape(self, offset: Tensor) -> tuple[Tensor, Tensor]:
+        """Identity (B, K) and expression (B, L) of `_prior_offset`."""
+        count = self.geometry.identity_count
+        return offset[:, :count], offset[:, count:-POSE_SIZE]
+
+    def _sparsity(self, expression: Tensor) -> Sparsity:
+        return expression_sparsity(expression, self.geometry.expression_bounds.to(expression), self.config.prior)
+
+    def _prior_offset(self, at: Parameters) -> Tensor:
+        """(B, P) float64: how far each parameter is from what the prior expects; pose is free."""
+        offset = at.coefficients.new_zeros(len(at), self.geometry.parameter_count)
+        offset[:, : at.coefficients.shape[1]] = at.coefficients
+        offset[:, -1] = at.zoom
+        return offset.to(self.precision)
 
     def look(self, at: Parameters) -> tuple[Fragments, Tensor]:
-        """Rasterise the outer surface in the crop: fragments, and the part label (R, R) int64 of each pixel."""
+        """Rasterise the outer surface in the crop: fragments, and the part label (B, R, R) int32 of each pixel."""
         projected = project(self.geometry.surface.at(at.coefficients), at)
-        resolution = self.targets.crop.resolution
-        fragments = rasterise_front(projected.px, projected.cam[:, 2], self.geometry.triangles, resolution, resolution)
+        resolution = self.config.crop.resolution
+        fragments = rasterise_front(
+            projected.px, projected.cam[..., 2], self.geometry.triangles, resolution, resolution
+        )
         return fragments, surface_labels(self.geometry, fragments)
 
-    def _see_parts(self, sets: tuple[PixelSet, ...]) -> tuple[SeenPart, ...]:
-        targets, dtype = self.targets, self.geometry.surface.mean.dtype
-        anchors = pixel_centres(targets.anchors, targets.crop.resolution, dtype)
-        coarse = pixel_centres(targets.coarse_anchors, targets.crop.resolution, dtype)
-        return tuple(
-            _see_part(pixels, target, targets, anchors, coarse, self.config)
-            for pixels, target in zip(sets, targets.parts, strict=True)
+    def quadratic(self, evaluation: Evaluation, photos: Tensor) -> Quadratic:
+        """Gauss-Newton models around an evaluation, of its photos (n,) int64, in steps of `Parameters.moved`."""
+        model = self._landmark_quadratic(evaluation, photos) + self._prior_quadratic(evaluation, photos)
+        return model if evaluation.seen is None else model + self._parts_quadratic(evaluation, photos)
+
+    def _landmark_quadratic(self, evaluation: Evaluation, photos: Tensor) -> Quadratic:
+        target, placed = self.targets.landmarks.take(photos), evaluation.landmarks
+        px = placed.projected.px[photos]
+        weight = landmark_weights(px, target)
+        count = self.geometry.landmark_count
+        photo = torch.arange(len(photos), device=px.device).repeat_interleave(count)
+        rows = jacobian(
+            self.geometry.landmarks.basis[placed.row[photos].view(-1)],
+            placed.projected.cam[photos].flatten(0, 1),
+            photo,
+            evaluation.at.take(photos),
         )
+        pull = (weight[..., None] * (px - target.px)).flatten(0, 1)
+        weight = weight.view(-1)
+        stiffness = torch.stack([weight, torch.zeros_like(weight), weight], 1)
+        return Quadratic.from_points(photo, rows, pull, stiffness, len(photos))
 
-    def quadratic(self, evaluation: Evaluation) -> Quadratic:
-        """Gauss-Newton model around an evaluation, in steps of `Parameters.moved`."""
-        model = self._landmark_quadratic(evaluation) + self._prior_quadratic(evaluation)
-        if not self.with_parts:
-            return model
-        model = model + self._prdl_quadratic(evaluation)
-        return model
+    def _prior_quadratic(self, evaluation: Evaluation, photos: Tensor) -> Quadratic:
+        offset = self._prior_offset(evaluation.at.take(photos))
+        gradient = torch.stack([self.precision @ each for each in offset])
+        hessian = self.precision.repeat(len(photos), 1, 1)
+        identity, expression = self._shape(offset)
+        excess, slope = identity_excess(identity, self.config.prior), identity_excess_slope(identity, self.config.prior)
+        count = identity.shape[1]
+        gradient[:, :count] += excess[:, None] * slope
+        hessian[:, :count, :count] += slope[:, :, None] * slope[:, None, :]
+        sparsity = self._sparsity(expression)
+        gradient[:, count:-POSE_SIZE] += sparsity.slope
+        hessian.diagonal(dim1=1, dim2=2)[:, count:-POSE_SIZE] += sparsity.curvature
+        return Quadratic(gradient, hessian)
 
-    def _landmark_quadratic(self, evaluation: Evaluation) -> Quadratic:
-        target, projected = self.targets.landmarks, evaluation.landmark_positions
-        weight = landmark_weights(projected.px, target)
-        rows = jacobian(evaluation.landmarks, projected, evaluation.at)
-        pull = weight[:, None] * (projected.px - target.px)
-        stiffness = weight[:, None, None] * torch.eye(2, dtype=weight.dtype, device=weight.device)
-        return Quadratic.from_points(evaluation.terms["landmarks"], rows, pull, stiffness)
+    def _parts_quadratic(self, evaluation: Evaluation, photos: Tensor) -> Quadratic:
+        """Accumulated per point: rows that touch one point each, and dense rows through all points of their part."""
+        assert evaluation.seen is not None
+        forces = evaluation.seen.forces(photos)
+        area = self.config.crop.resolution**2
+        points = forces.points
+        photo = torch.div(points.pixel, area, rounding_mode="floor")
+        rows = self.pixel_jacobian(evaluation, photos, photo, points.pixel - photo * area)
+        model = Quadratic.from_points(photo, rows, points.pull, points.stiffness, len(photos))
+        return model if forces.dense is None else model + self._dense_quadratic(evaluation, photos, forces.dense)
 
-    def _prior_quadratic(self, evaluation: Evaluation) -> Quadratic:
-        size = self.geometry.parameter_count
-        count = self.precision.shape[0]
-        model = Quadratic.zero(size)
-        model.hessian[:count, :count] = self.precision
-        model.gradient[:count] = self.precision @ evaluation.at.coefficients.cpu().double()
-        return Quadratic(evaluation.terms["prior"], model.gradient, model.hessian)
+    def _dense_quadratic(self, evaluation: Evaluation, photos: Tensor, dense: DenseRows) -> Quadratic:
+        batch, parts, size = dense.pixel.shape
+        photo = torch.arange(batch, device=photos.device).repeat_interleave(parts * size)
+        rows = self.pixel_jacobian(evaluation, photos, photo, dense.pixel.clamp(min=0).view(-1))
+        by_points = rows.view(batch * parts, size * 2, -1)
+        direction = dense.direction.flatten(0, 1).flatten(2)
+        weight = dense.weight.to(rows.dtype).sqrt()[..., None]
+        if devices.on_cpu(rows):  # one product per part, so that its rounding does not depend on its company
+            whole = torch.stack([a @ b for a, b in zip(direction, by_points, strict=True)])
+        else:
+            whole = direction @ by_points
+        whole = whole.view(batch, -1, 1, rows.shape[-1]) * weight.expand(dense.residual.shape).reshape(batch, -1, 1, 1)
+        pull = (dense.residual * weight).view(-1, 1)
+        photo = torch.arange(batch, device=photos.device).repeat_interleave(whole.shape[1])
+        whole = whole.flatten(0, 1)
+        return Quadratic.from_rows(photo, whole, whole, pull, batch)
 
-    def _prdl_quadratic(self, evaluation: Evaluation) -> Quadratic:
-        """Accumulated per point: min and max rows touch one point each, mean rows all points of their part."""
-        model = Quadratic.zero(self.geometry.parameter_count)
-        model = Quadratic(evaluation.terms["prdl"], model.gradient, model.hessian)
-        pixels, pulls, stiffnesses = [], [], []
-        for part in evaluation.parts:
-            for rows in part.single:
-                pull, stiffness = gather_rows(rows, part.point_weight)
-                touched = torch.nonzero(stiffness.flatten(1).any(1)).squeeze(1)
-                pixels.append(rows.pixels[touched])
-                pulls.append(pull[touched])
-                stiffnesses.append(stiffness[touched])
-            if part.mean is not None:
-                by_points = self._pixel_jacobian(part.mean.pixels, evaluation)
-                dense = part.mean.direction.flatten(1) @ by_points.flatten(0, 1)
-                model = model + Quadratic(
-                    0.0,
-                    part.mean_weight * (dense.mT @ part.mean.residual).cpu().double(),
-                    part.mean_weight * (dense.mT @ dense).cpu().double(),
-                )
-        if pixels:
-            by_points = self._pixel_jacobian(torch.cat(pixels), evaluation)
-            model = model + Quadratic.from_points(0.0, by_points, torch.cat(pulls), torch.cat(stiffnesses))
-        return model
+    def pixel_jacobian(self, evaluation: Evaluation, photos: Tensor, photo: Tensor, pixel: Tensor) -> Tensor:
+        """(N, 2, P): derivative of the surface points under crop pixels (N,) of faces photos[photo] (N,)."""
+        assert evaluation.fragments is not None
+        corners, weights = surface_points(self.geometry, evaluation.fragments, photos[photo], pixel)
+        surface, at = self.geometry.surface, evaluation.at.take(photos)
+        basis = embedding_bag(corners, surface.basis.flatten(1), per_sample_weights=weights, mode="sum")
+        cam = self._cam_under(evaluation.fragments, photos[photo], pixel, at, photo)
+        return jacobian(basis.unflatten(1, (3, -1)), cam, photo, at)
 
-    def _pixel_jacobian(self, pixels: Tensor, evaluation: Evaluation) -> Tensor:
-        """(N, 2, P): derivative of the surface points under crop pixels (N,)."""
-        assert evaluation.raster is not None
-        points = surface_points(self.geometry, evaluation.raster.fragments, pixels)
-        return jacobian(points, project(points.at(evaluation.at.coefficients), evaluation.at), evaluation.at)
-
-
-@dataclass(frozen=True)
-class Raster:
-    """What the model showed when it was last rasterised."""
-
-    fragments: Fragments
-    sets: tuple[PixelSet, ...]
-    """Of each part of the targets."""
-
-
-@dataclass(frozen=True)
-class SingleRows:
-    """Residuals that touch one point each: of 'min', or of 'max'."""
-
-    seen: Seen
-    residual: Tensor
-    """(A,) px."""
-    pixels: Tensor
-    """(N,) int64: the crop pixels of the points that `seen` selects from."""
+    def _cam_under(self, fragments: Fragments, of: Tensor, pixel: Tensor, at: Parameters, photo: Tensor) -> Tensor:
+        """(N, 3) metres, camera frame: the surface points seen at the centres of crop pixels (N,)."""
+        resolution = self.config.crop.resolution
+        depth = fragments.depth.flatten(1)[of, pixel]
+        depth = torch.where(torch.isfinite(depth), depth, 1.0)  # nothing there: a place that no point takes
+        row = torch.div(pixel, resolution, rounding_mode="floor")
+        centre = torch.stack([pixel - row * resolution, row], 1).to(depth.dtype) + 0.5
+        ray = (centre - at.principal_px[photo]) / at.focal_px[photo][:, None]
+        return torch.cat([ray, torch.ones_like(ray[:, :1])], 1) * depth[:, None]
 
 
 @dataclass(frozen=True)
-class MeanRows:
-    """Residuals of 'mean', each of which touches all points."""
+class PlacedLandmarks:
+    """Where the landmarks are under given parameters."""
 
-    residual: Tensor
-    """(A',) px."""
-    direction: Tensor
-    """(A', S, 2)."""
-    pixels: Tensor
-    """(S,) int64: the crop pixels of the points."""
-
-
-@dataclass(frozen=True)
-class SeenPart:
-    """One part of the model as the anchors see it, beside its target."""
-
-    energy: float
-    point_weight: float
-    """Weight of one squared residual of min or max."""
-    mean_weight: float
-    """Weight of one squared residual of mean."""
-    single: tuple[SingleRows, ...]
-    mean: MeanRows | None
+    row: Tensor
+    """(B, N) int64 into `FaceGeometry.landmarks`: where each has slid to."""
+    projected: Projected
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The energy at given parameters, and what it was computed from."""
+    """The energies of a batch at given parameters, and what they were computed from."""
 
     at: Parameters
-    terms: dict[str, float]
-    landmarks: LinearPoints
-    landmark_positions: Projected
-    raster: Raster | None
-    """The raster that the parts come from."""
-    parts: tuple[SeenPart, ...]
+    terms: dict[str, Tensor]
+    """(B,) float64 on the CPU."""
+    landmarks: PlacedLandmarks
+    fragments: Fragments | None
+    """The raster that the parts come from; None without part loss."""
+    seen: SeenParts | None
 
     @property
-    def energy(self) -> float:
-        return sum(self.terms.values())
+    def energy(self) -> Tensor:
+        """(B,) float64 on the CPU."""
+        return torch.stack(list(self.terms.values())).sum(0)
+
+
+def place_landmarks(geometry: FaceGeometry, at: Parameters) -> PlacedLandmarks:
+    """Project the landmarks, each sliding one at the outermost place of its path under this pose."""
+    projected = project(geometry.landmarks.at(at.coefficients), at)
+    count = geometry.landmark_count
+    row = torch.arange(count, device=projected.px.device).expand(len(at), count)
+    slots = geometry.sliding.numel()
+    if slots:
+        paths = projected.px[:, count:].unflatten(1, (slots, -1))
+        middle = geometry.landmarks.mean[:count].mean(0).expand(len(at), 1, 3)  # of the mean head
+        chosen = slide(paths, project(middle, at).px[:, 0])
+        places = paths.shape[2]
+        row = row.clone()
+        row[:, geometry.sliding] = count + torch.arange(slots, device=row.device) * places + chosen
+    px, cam = (
+        torch.gather(each, 1, row[..., None].expand(-1, -1, each.shape[2])) for each in (projected.px, projected.cam)
+    )
+    return PlacedLandmarks(row, Projected(px, cam))
 
 
 def surface_labels(geometry: FaceGeometry, fragments: Fragments) -> Tensor:
-    """(H, W) int64 part label of each pixel: the triangle's own, or that of the largest interpolated field."""
-    triangle = fragments.triangle.view(-1)
+    """(..., H, W) int32 part label of each pixel: the triangle's own, or that of the largest interpolated field."""
+    triangle = fragments.triangle.reshape(-1)
     outside = geometry.triangle_label.new_full((1,), labels.BACKGROUND)
     result = torch.cat([geometry.triangle_label, outside])[triangle]  # -1, nothing, takes the last
     mixed = torch.nonzero(result < 0).squeeze(1)
-    weights = fragments.barycentric.view(-1, 3)[mixed]
-    values = (geometry.fields[geometry.triangles[triangle[mixed]]] * weights[..., None]).sum(1)  # (N, F)
+    weights = fragments.barycentric.reshape(-1, 3)[mixed]
+    corners = geometry.fields[geometry.triangles[triangle[mixed]]]
+    values = corners[:, 0] * weights[:, :1] + corners[:, 1] * weights[:, 1:2] + corners[:, 2] * weights[:, 2:]  # (N, F)
     result[mixed] = geometry.field_labels[values.argmax(1)]
-    return result.view_as(fragments.triangle)
+    return result.view_as(fragments.triangle).int()
 
 
-def surface_points(geometry: FaceGeometry, fragments: Fragments, pixels: Tensor) -> LinearPoints:
-    """The surface points (N,) that project onto the centres of covered pixels (N,), as linear points."""
-    triangle = fragments.triangle.view(-1)[pixels]
-    weights = fragments.barycentric.view(-1, 3)[pixels]
-    corners = geometry.surface[geometry.triangles[triangle]]
-    basis = torch.einsum("nk,nkcp->ncp", weights, corners.basis)
-    return LinearPoints(torch.einsum("nk,nkc->nc", weights, corners.mean), basis)
+def surface_points(geometry: FaceGeometry, fragments: Fragments, photo: Tensor, pixel: Tensor) -> tuple[Tensor, Tensor]:
+    """Vertices (N, 3) int64 and barycentric weights (N, 3) of the surface under crop pixels (N,) of photos (N,).
 
-
-def gather_rows(rows: SingleRows, weight: float) -> tuple[Tensor, Tensor]:
-    """Sum the rows of anchors by the point they selected: b (N, 2) and B (N, 2, 2).
-
-    b_j = w sum r_i u_i and B_j = w sum u_i u_i^T over the anchors i with selected(i) = j.
+    Weights of 0 where a pixel shows nothing.
     """
-    seen, count = rows.seen, rows.pixels.numel()
-    active = torch.nonzero(seen.selected >= 0).squeeze(1)
-    chosen, u = seen.selected[active], seen.direction[active]
-    pull = u.new_zeros(count, 2).index_add_(0, chosen, weight * rows.residual[active, None] * u)
-    stiffness = u.new_zeros(count, 2, 2).index_add_(0, chosen, weight * u[:, :, None] * u[:, None, :])
-    return pull, stiffness
+    triangle = fragments.triangle.flatten(1)[photo, pixel]
+    weights = fragments.barycentric.flatten(1, 2)[photo, pixel]
+    return geometry.triangles[triangle.clamp(min=0)], weights
 
 
-def missing_part_energy(target: PartTarget, config: FitConfig) -> float:
-    """Energy of a part that the photo shows and the model does not: a constant, see `PrdlConfig.missing_part_px`."""
-    return target.weight * (config.prdl.missing_part_px * unit_px(config)) ** 2
-
-
-def _see_part(
-    pixels: PixelSet,
-    target: PartTarget,
-    targets: Targets,
-    anchors: Tensor,
-    coarse: Tensor,
-    config: FitConfig,
-) -> SeenPart:
-    if pixels.empty:
-        return SeenPart(missing_part_energy(target, config), 0.0, 0.0, (), None)
-
-    def centres(chosen: Tensor) -> Tensor:
-        return pixel_centres(chosen, targets.crop.resolution, anchors.dtype)
-
-    point_weight = target.weight / anchors.shape[0]
-    mean_weight = target.weight / coarse.shape[0]
-    energy, single, mean = 0.0, [], None
-    if "min" in config.prdl.statistics:
-        nearest = see_nearest(centres(pixels.border), anchors, pixels.mask[targets.anchors])
-        single.append(SingleRows(nearest, nearest.distance - target.nearest, pixels.border))
-    if "max" in config.prdl.statistics:
-        furthest = see_furthest(centres(pixels.extreme), anchors)
-        single.append(SingleRows(furthest, furthest.distance - target.furthest, pixels.extreme))
-    for rows in single:
-        energy += point_weight * float(rows.residual.square().sum())
-    if "mean" in config.prdl.statistics:
-        distance, direction = see_mean(centres(pixels.spread), coarse)
-        mean = MeanRows(distance - target.mean, direction, pixels.spread)
-        energy += mean_weight * float(mean.residual.square().sum())
-    return SeenPart(energy, point_weight, mean_weight, tuple(single), mean)
+def _double(values: Tensor) -> Tensor:
+    return values.detach().to("cpu").double()

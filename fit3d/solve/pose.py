@@ -1,9 +1,13 @@
-"""Pose in closed form from landmarks."""
+"""Pose in closed form from landmarks, or from a few points and a supposed turn of the head."""
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+from fit3d.camera import CAM_FROM_FRONTAL_WORLD
 
 
 def pose_from_landmarks(
@@ -32,4 +36,43 @@ def pose_from_landmarks(
     distance = focal_px / scale
     offset = (centre_px - points.new_tensor(principal_px)) / scale
     translation = torch.cat([offset, points.new_tensor([distance])]) - rotation @ centre
+    return rotation, translation
+
+
+def pose_from_turn(
+    points: Tensor,
+    px: Tensor,
+    weights: Tensor,
+    focal_px: float,
+    principal_px: tuple[float, float],
+    yaw_deg: float,
+) -> tuple[Tensor, Tensor]:
+    """Rotation (3, 3) and translation (3,), cam_from_world, of a head of supposed yaw, from at least 2 points.
+
+    Under scaled orthography the head so turned lies in the image up to a similarity: roll, scale and shift, which fit
+    best in weighted least squares. For points too few or too flat to tell the pose by themselves.
+
+    Args:
+        points: (N, 3) points on the mean head, metres, world.
+        px: (N, 2) where they were observed.
+        weights: (N,) weights, 0 for missing ones.
+    """
+    points, px, weights = points.double(), px.double(), weights.double()
+    yaw = math.radians(yaw_deg)
+    about_y = points.new_tensor(
+        [[math.cos(yaw), 0.0, math.sin(yaw)], [0.0, 1.0, 0.0], [-math.sin(yaw), 0.0, math.cos(yaw)]]
+    )
+    turned = points.new_tensor(CAM_FROM_FRONTAL_WORLD) @ about_y
+    share = (weights / weights.sum())[:, None]
+    centre, centre_px = (share * points).sum(0), (share * px).sum(0)
+    x, y = ((points - centre) @ turned.mT)[:, :2], px - centre_px
+    along, across = (share * x * y).sum(), (share[:, 0] * (x[:, 0] * y[:, 1] - x[:, 1] * y[:, 0])).sum()
+    length = torch.hypot(along, across)
+    scale = float(length / (share * x * x).sum())
+    cosine, sine = along / length, across / length
+    roll = torch.eye(3, dtype=torch.float64)
+    roll[:2, :2] = torch.stack([torch.stack([cosine, -sine]), torch.stack([sine, cosine])])
+    rotation = roll @ turned
+    offset = (centre_px - points.new_tensor(principal_px)) / scale
+    translation = torch.cat([offset, points.new_tensor([focal_px / scale])]) - rotation @ centre
     return rotation, translation

@@ -2,50 +2,117 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
-from fit3d.camera import px_from_cam
+from fit3d import devices
 from fit3d.landmarks import LandmarkLayout
 from fit3d.morphable.model import MorphableModel, PartAnnotation, SurfacePoints
 
-POSE_SIZE = 6
+POSE_SIZE = 7
+"""Rotation, translation, zoom."""
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """The unknowns of one face, ordered [identity K | expression L | rotation 3 | translation 3]."""
+    """The unknowns of a batch of B faces, ordered [identity K | expression L | rotation 3 | translation 3 | zoom 1].
+
+    Nothing here or in the projection mixes photos, and every operation is exact to the rounding of IEEE arithmetic, so
+    that on a CPU a photo's numbers do not depend on its company.
+    """
 
     coefficients: Tensor
-    """(K + L,) identity in standard deviations, then expression."""
+    """(B, K + L) identity in standard deviations, then expression."""
     rotation: Tensor
-    """(3, 3) cam_from_world."""
+    """(B, 3, 3) cam_from_world."""
     translation: Tensor
-    """(3,) metres, the head's origin in the camera frame."""
-    focal_px: float
-    """Crop px; known beforehand."""
-    principal_px: tuple[float, float]
-    """Crop px; known beforehand."""
+    """(B, 3) metres, the head's origin in the camera frame."""
+    zoom: Tensor
+    """(B,): focal length over the assumed one is (1 + zoom / 2) / (1 - zoom / 2), which is exp(zoom) to third order."""
+    assumed_focal_px: Tensor
+    """(B,) crop px."""
+    principal_px: Tensor
+    """(B, 2) crop px; known beforehand."""
+
+    @classmethod
+    def of_one(
+        cls,
+        coefficients: Tensor,
+        rotation: Tensor,
+        translation: Tensor,
+        focal_px: float,
+        principal_px: tuple[float, float],
+    ) -> Parameters:
+        """A batch of one face: coefficients (K + L,), rotation (3, 3), translation (3,)."""
+        return cls(
+            coefficients[None],
+            rotation[None],
+            translation[None],
+            coefficients.new_zeros(1),
+            coefficients.new_tensor([focal_px]),
+            coefficients.new_tensor([principal_px]),
+        )
+
+    @classmethod
+    def stack(cls, faces: Sequence[Parameters]) -> Parameters:
+        """One batch of several."""
+        return cls(*(torch.cat([getattr(face, each.name) for face in faces]) for each in fields(cls)))
+
+    @property
+    def focal_px(self) -> Tensor:
+        """(B,) crop px."""
+        return self.assumed_focal_px * (1.0 + 0.5 * self.zoom) / (1.0 - 0.5 * self.zoom)
+
+    def __len__(self) -> int:
+        return len(self.coefficients)
+
+    def take(self, photos: Tensor) -> Parameters:
+        """The faces `photos` (n,) int64 of the batch."""
+        return Parameters(*(getattr(self, each.name)[photos] for each in fields(self)))
+
+    def with_rows(self, photos: Tensor, other: Parameters) -> Parameters:
+        """The same with the faces of `other` in place of the faces `photos` (n,)."""
+        names = [each.name for each in fields(self)]
+        return Parameters(*(getattr(self, name).index_copy(0, photos, getattr(other, name)) for name in names))
 
     def moved(self, step: Tensor) -> Parameters:
-        """Take a step (K + L + 6,): coefficients and translation add, the rotation turns by exp(step) from the left."""
-        size = self.coefficients.numel()
+        """Take a step (B, K + L + 7): all add but the rotation, which turns from the left by the Cayley map of the
+        step, a rotation by its vector to second order."""
+        size = self.coefficients.shape[1]
         step = step.to(self.coefficients)
+        turn = cayley(step[:, size : size + 3])
         return replace(
             self,
-            coefficients=self.coefficients + step[:size],
-            rotation=torch.linalg.matrix_exp(cross_matrix(step[size : size + 3])) @ self.rotation,
-            translation=self.translation + step[size + 3 :],
+            coefficients=self.coefficients + step[:, :size],
+            rotation=sum_of_three(turn[:, :, :, None] * self.rotation[:, None], 2),
+            translation=self.translation + step[:, size + 3 : size + 6],
+            zoom=self.zoom + step[:, size + 6],
         )
 
 
-def cross_matrix(vector: Tensor) -> Tensor:
-    """(..., 3, 3) matrix of the cross product with `vector` (..., 3)."""
-    x, y, z = vector.unbind(-1)
-    zero = torch.zeros_like(x)
-    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
+def cayley(vector: Tensor) -> Tensor:
+    """(..., 3, 3) rotation `I + 2 ([c] + [c]^2) / (1 + |c|^2)` with c = vector / 2 (..., 3).
+
+    Its angle is 2 atan(|c|); it needs no sine, so its rounding is the same on every machine.
+    """
+    half = 0.5 * vector
+    x, y, z = half.unbind(-1)
+    scale = 2.0 / (1.0 + (x * x + y * y + z * z))
+    rows = [
+        *(1.0 - scale * (y * y + z * z), scale * (x * y - z), scale * (x * z + y)),
+        *(scale * (x * y + z), 1.0 - scale * (x * x + z * z), scale * (y * z - x)),
+        *(scale * (x * z - y), scale * (y * z + x), 1.0 - scale * (x * x + y * y)),
+    ]
+    return torch.stack(rows, -1).unflatten(-1, (3, 3))
+
+
+def sum_of_three(values: Tensor, axis: int) -> Tensor:
+    """Sum over an axis of length 3, in its order: `sum` and `matmul` may add in an order that depends on the batch."""
+    a, b, c = values.unbind(axis)
+    return a + b + c
 
 
 @dataclass(frozen=True)
@@ -53,16 +120,18 @@ class LinearPoints:
     """Points whose head-frame positions are linear in the coefficients: `mean + basis @ coefficients`."""
 
     mean: Tensor
-    """(..., 3) metres."""
+    """(N, 3) metres."""
     basis: Tensor
-    """(..., 3, K + L) metres per unit coefficient."""
+    """(N, 3, K + L) metres per unit coefficient."""
 
     def at(self, coefficients: Tensor) -> Tensor:
-        """Positions (..., 3), metres, world frame."""
-        return self.mean + self.basis @ coefficients
-
-    def __getitem__(self, index: Tensor) -> LinearPoints:
-        return LinearPoints(self.mean[index], self.basis[index])
+        """Positions (B, N, 3), metres, world frame, for coefficients (B, K + L)."""
+        flat = self.basis.flatten(0, 1)
+        if devices.on_cpu(coefficients):  # one product per photo: see `Parameters`
+            offset = torch.stack([flat @ each for each in coefficients])
+        else:
+            offset = coefficients @ flat.mT
+        return self.mean + offset.unflatten(-1, (-1, 3))
 
 
 @dataclass(frozen=True)
@@ -80,12 +149,12 @@ class FaceGeometry:
     """(V', F) see `PartAnnotation`."""
     field_labels: Tensor
     """(F,) int64."""
+    landmark_count: int
+    """N."""
     landmarks: LinearPoints
-    """(N, 3)."""
+    """(N + S C, 3): the landmarks, then the C places of each sliding landmark's path."""
     sliding: Tensor
     """(S,) int64: landmarks that slide."""
-    paths: LinearPoints
-    """(S, C, 3): where they may slide."""
     expression_names: tuple[str, ...]
     expression_bounds: Tensor
     """(L, 2)."""
@@ -117,6 +186,7 @@ class FaceGeometry:
             if name.endswith("Left") and name[: -len("Left")] + "Right" in names and not name.startswith("eyeLook")
         ]
         used = used.to(device)
+        fixed, paths = linear(embedding.points), linear(embedding.paths)
         return cls(
             identity_count=count,
             surface=LinearPoints(mean[used], basis[used]),
@@ -124,9 +194,11 @@ class FaceGeometry:
             triangle_label=_triangle_labels(annotation).to(device),
             fields=annotation.fields.to(device, dtype)[:, used].mT.contiguous(),
             field_labels=annotation.field_labels.to(device),
-            landmarks=linear(embedding.points),
+            landmark_count=len(fixed.mean),
+            landmarks=LinearPoints(
+                torch.cat([fixed.mean, paths.mean.flatten(0, 1)]), torch.cat([fixed.basis, paths.basis.flatten(0, 1)])
+            ),
             sliding=embedding.sliding.to(device),
-            paths=linear(embedding.paths),
             expression_names=names,
             expression_bounds=model.expression_bounds.to(device, dtype),
             mirrored_expression=torch.tensor(twins, dtype=torch.int64, device=device).reshape(-1, 2),
@@ -154,29 +226,44 @@ class Projected:
     """Points in the image with all that their derivatives need."""
 
     px: Tensor
-    """(N, 2) crop px."""
+    """(B, N, 2) crop px."""
     cam: Tensor
-    """(N, 3) metres."""
+    """(B, N, 3) metres."""
 
 
 def project(positions: Tensor, at: Parameters) -> Projected:
-    """Project head-frame positions (N, 3), metres, into the crop."""
-    cam = positions @ at.rotation.mT + at.translation
-    return Projected(px_from_cam(cam, at.focal_px, at.principal_px), cam)
+    """Project head-frame positions (B, N, 3), metres, into the crop."""
+    turned = sum_of_three(positions[:, :, None, :] * at.rotation[:, None], 3)
+    cam = turned + at.translation[:, None]
+    px = at.focal_px[:, None, None] * cam[..., :2] / cam[..., 2:] + at.principal_px[:, None]
+    return Projected(px, cam)
 
 
-def jacobian(points: LinearPoints, projected: Projected, at: Parameters) -> Tensor:
-    """Derivative (N, 2, K + L + 6) of projected points by the parameters.
+def jacobian(basis: Tensor, cam: Tensor, photo: Tensor, at: Parameters) -> Tensor:
+    """Derivative (N, 2, K + L + 7) of projected points by the parameters of `Parameters.moved`.
 
     With X the point in the camera frame, dX = R basis dc + dw x (X - t) + dt, and
-    d px = f / z (dX_xy - (X_xy / z) dX_z).
+    d px = f / z (dX_xy - (X_xy / z) dX_z) + f X_xy / z dzoom / (1 - zoom^2 / 4).
+
+    Args:
+        basis: (N, 3, K + L) of each point.
+        cam: (N, 3) its position in the camera frame, metres.
+        photo: (N,) int64, which of the faces `at` it belongs to.
     """
-    cam = projected.cam
-    inverse_z = 1.0 / cam[:, 2]
+    x, y, z = cam.unbind(1)
+    focal = at.focal_px[photo]
+    scale, u, v = focal / z, x / z, y / z
+    zero = torch.zeros_like(scale)
     # (N, 2, 3): derivative of the pixel by the camera point
-    px_by_cam = cam.new_zeros(cam.shape[0], 2, 3)
-    px_by_cam[:, 0, 0] = px_by_cam[:, 1, 1] = at.focal_px * inverse_z
-    px_by_cam[:, :, 2] = -at.focal_px * cam[:, :2] * (inverse_z * inverse_z)[:, None]
-    by_coefficients = (px_by_cam @ at.rotation) @ points.basis
-    by_rotation = -px_by_cam @ cross_matrix(cam - at.translation)
-    return torch.cat([by_coefficients, by_rotation, px_by_cam], -1)
+    by_cam = torch.stack([torch.stack([scale, zero, -scale * u], 1), torch.stack([zero, scale, -scale * v], 1)], 1)
+    by_world = sum_of_three(by_cam[..., None] * at.rotation[photo][:, None], 2)
+    size = basis.shape[-1]
+    rows = basis.new_empty(len(basis), 2, size + POSE_SIZE)
+    torch.mul(by_world[:, :, :1], basis[:, None, 0], out=rows[:, :, :size])
+    rows[:, :, :size] += by_world[:, :, 1:2] * basis[:, None, 1]
+    rows[:, :, :size] += by_world[:, :, 2:] * basis[:, None, 2]
+    rows[:, :, size : size + 3] = torch.linalg.cross((cam - at.translation[photo])[:, None], by_cam)
+    rows[:, :, size + 3 : size + 6] = by_cam
+    zoom = at.zoom[photo]
+    rows[:, :, size + 6] = torch.stack([u, v], 1) * (focal / (1.0 - 0.25 * zoom * zoom))[:, None]
+    return rows

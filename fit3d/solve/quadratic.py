@@ -1,4 +1,4 @@
-"""A sum of squares near one point, as the solver sees it."""
+"""A batch of sums of squares, each near one point, as the solver sees them."""
 
 from __future__ import annotations
 
@@ -7,35 +7,79 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fit3d import devices
+
 
 @dataclass(frozen=True)
 class Quadratic:
-    """`energy + 2 gradient . step + step . hessian step`: the Gauss-Newton model of an energy `sum r^2`.
+    """`energy + 2 gradient . step + step . hessian step` for each of B photos: the Gauss-Newton models of `sum r^2`.
 
-    Kept on the CPU in double precision, wherever the energy is computed: it is small, and not every device has doubles.
+    Kept in double precision on `solver_device` of the device where the energy is computed.
     """
 
-    energy: float
     gradient: Tensor
-    """(P,) float64: J^T r, half the derivative of the energy."""
+    """(B, P) float64: J^T r, half the derivative of the energy."""
     hessian: Tensor
-    """(P, P) float64: J^T J."""
+    """(B, P, P) float64: J^T J."""
 
     def __add__(self, other: Quadratic) -> Quadratic:
-        return Quadratic(self.energy + other.energy, self.gradient + other.gradient, self.hessian + other.hessian)
+        return Quadratic(self.gradient + other.gradient, self.hessian + other.hessian)
+
+    def take(self, photos: Tensor) -> Quadratic:
+        """The photos (n,) int64 of the batch."""
+        return Quadratic(self.gradient[photos], self.hessian[photos])
+
+    def with_rows(self, photos: Tensor, other: Quadratic) -> Quadratic:
+        """The same with `other` (of n photos) in place of the photos (n,)."""
+        return Quadratic(
+            self.gradient.index_copy(0, photos, other.gradient), self.hessian.index_copy(0, photos, other.hessian)
+        )
 
     @classmethod
-    def zero(cls, size: int) -> Quadratic:
-        """Of an energy that is nowhere."""
-        zeros = torch.zeros(size, size, dtype=torch.float64)
-        return cls(0.0, zeros[0].clone(), zeros)
+    def from_points(cls, photo: Tensor, jacobian: Tensor, pull: Tensor, stiffness: Tensor, photos: int) -> Quadratic:
+        """Of 2D points: gradient = sum_j J_j^T b_j, hessian = sum_j J_j^T B_j J_j, each over the points of one photo.
 
-    @classmethod
-    def from_points(cls, energy: float, jacobian: Tensor, pull: Tensor, stiffness: Tensor) -> Quadratic:
-        """From 2D points with Jacobian (N, 2, P), weighted residual sums b (N, 2) and curvatures B (N, 2, 2).
-
-        gradient = sum_j J_j^T b_j, hessian = sum_j J_j^T B_j J_j.
+        Args:
+            photo: (N,) int64, ascending, which of the `photos` photos each point belongs to.
+            jacobian: (N, 2, P) J.
+            pull: (N, 2) b, sums of weighted residuals.
+            stiffness: (N, 3) B as (xx, xy, yy).
         """
-        flat = jacobian.flatten(0, 1)
-        gradient, hessian = flat.mT @ pull.reshape(-1), flat.mT @ (stiffness @ jacobian).flatten(0, 1)
-        return cls(energy, gradient.cpu().double(), hessian.cpu().double())
+        xx, xy, yy = stiffness[:, :, None].unbind(1)
+        x, y = jacobian.unbind(1)
+        stiff = torch.stack([xx * x + xy * y, xy * x + yy * y], 1)
+        return cls.from_rows(photo, jacobian, stiff, pull, photos)
+
+    @classmethod
+    def from_rows(cls, photo: Tensor, left: Tensor, right: Tensor, pull: Tensor, photos: int) -> Quadratic:
+        """hessian = sum_n left_n^T right_n, gradient = sum_n left_n^T pull_n over the points (N,) of each photo.
+
+        `left` and `right` are (N, R, P), `pull` (N, R), `photo` (N,) int64 ascending.
+        """
+        device = solver_device(left.device)
+        count = torch.bincount(photo, minlength=photos)
+        if devices.on_cpu(left):  # one product per photo, so that its rounding does not depend on its company
+            gradients, hessians = [], []
+            for one_left, one_right, one_pull in zip(
+                *(torch.split(each, count.tolist()) for each in (left, right, pull)), strict=True
+            ):
+                flat = one_left.flatten(0, 1)
+                gradients.append(flat.mT @ one_pull.reshape(-1))
+                hessians.append(flat.mT @ one_right.flatten(0, 1))
+            return cls(torch.stack(gradients).double(), torch.stack(hessians).double())
+        first = torch.cumsum(count, 0) - count
+        place = torch.arange(len(photo), device=photo.device) - first[photo]
+        size = int(count.max()) if photos else 0
+
+        def padded(values: Tensor) -> Tensor:
+            return values.new_zeros(photos, size, *values.shape[1:]).index_put_((photo, place), values)
+
+        flat = padded(left).flatten(1, 2)
+        gradient = (flat.mT @ padded(pull).flatten(1)[..., None]).squeeze(-1)
+        hessian = flat.mT @ padded(right).flatten(1, 2)
+        return cls(gradient.to(device).double(), hessian.to(device).double())
+
+
+def solver_device(device: torch.device) -> torch.device:
+    """Where small double-precision algebra is done: on the device, or on the CPU for devices without doubles."""
+    return device if device.type == "cuda" else torch.device("cpu")

@@ -36,5 +36,5 @@ class Fit:
     iterations: int
     """Steps taken, of both stages together."""
     stop_reason: str
-    """Of the last stage, see `solve.levenberg_marquardt.Outcome` and `solve.adam.AdamOutcome`."""
+    """Of the last stage, see `solve.levenberg_marquardt.StopReason`."""
     warnings: tuple[str, ...] = ()
