@@ -29,8 +29,8 @@ from fit3d.labels import IOU_PARTS, PART_NAMES, SKIN
 if TYPE_CHECKING:
     from fit3d.evaluate.parts import PartScore
 
-_COLUMNS = ("mean", *(PART_NAMES[label] for label in (*IOU_PARTS, SKIN)))
-_SHORT = {
+PART_COLUMNS = ("mean", *(PART_NAMES[label] for label in (*IOU_PARTS, SKIN)))
+SHORT_NAMES = {
     "right_eye": "r eye",
     "left_eye": "l eye",
     "right_eyebrow": "r brow",
@@ -95,7 +95,7 @@ def evaluate_parts_command(
     failures: dict[str, str] = {}
     if not as_json:
         console.result(
-            table_row("photo", [_SHORT.get(name, name) for name in _COLUMNS] + ["lmk", "id", "asym", "s"]), {}
+            table_row("photo", [SHORT_NAMES.get(name, name) for name in PART_COLUMNS] + ["lmk", "id", "asym", "s"]), {}
         )
     with console.progress(len(pairs)):
         for pair in pairs:
@@ -132,7 +132,7 @@ def evaluate_parts_command(
 
 
 def _score_row(score: PartScore) -> str:
-    overlap = [score.part_iou.get(name, math.nan) for name in _COLUMNS]
+    overlap = [score.part_iou.get(name, math.nan) for name in PART_COLUMNS]
     cells = [f"{100.0 * value:.1f}" if math.isfinite(value) else "-" for value in overlap]
     cells += [f"{100.0 * score.landmark_nme:.1f}", f"{score.identity_rms:.2f}"]
     return table_row(score.photo, [*cells, f"{score.asymmetry:.2f}", f"{score.fit_s:.2f}"])

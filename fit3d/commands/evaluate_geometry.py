@@ -51,7 +51,7 @@ def evaluate_geometry_command(
             help="Errors of the part labels over those of the landmarks. Labels off by 0.75 px agree with the true "
             "ones by 83 percent (Part IoU), off by 1.5 px by 70, off by 3 px by 51.",
         ),
-    ] = 1.0,
+    ] = 0.5,
     seen: Annotated[
         Literal["noise", "smooth", "clay"],
         typer.Option(

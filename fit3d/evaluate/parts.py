@@ -142,14 +142,16 @@ def contact_sheet(sighting: Sighting, labels: np.ndarray, model: MorphableModel,
     the labels (H, W) it is compared with; the fitted parts."""
     left, top, size = round(fit.crop.left), round(fit.crop.top), round(fit.crop.size)
     box = (left, top, left + size, top + size)
-    photo = _cut(sighting.photo.pixels, box, Image.Resampling.BICUBIC)
+    photo = cut_square(sighting.photo.pixels, box, Image.Resampling.BICUBIC)
     vertices = model.vertices(fit.identity, fit.expression)
-    clay = _cut(shade(vertices, model.triangles, fit.camera), box, Image.Resampling.BICUBIC)
+    clay = cut_square(shade(vertices, model.triangles, fit.camera), box, Image.Resampling.BICUBIC)
     views = contact_view(vertices, model, size=PANEL_PX, yaws_deg=VIEWS_YAW_DEG)
-    maps = [draw_parts(photo, _cut(image, box, Image.Resampling.NEAREST), fill=0.35) for image in (labels, fit.parts)]
+    maps = [
+        draw_parts(photo, cut_square(image, box, Image.Resampling.NEAREST), fill=0.35) for image in (labels, fit.parts)
+    ]
     return Image.fromarray(np.concatenate([photo, over(photo, clay), views, *maps], axis=1))
 
 
-def _cut(pixels: np.ndarray, box: tuple[int, int, int, int], resampling: Image.Resampling) -> np.ndarray:
+def cut_square(pixels: np.ndarray, box: tuple[int, int, int, int], resampling: Image.Resampling) -> np.ndarray:
     """The `box` (left, top, right, bottom) of an image as a square of PANEL_PX; black beyond the image."""
     return np.asarray(Image.fromarray(pixels).crop(box).resize((PANEL_PX, PANEL_PX), resampling))

@@ -27,7 +27,7 @@ from fit3d.evaluate.parts import (
     PHOTO_SUFFIXES,
     VIEWS_YAW_DEG,
     Observed,
-    _cut,
+    cut_square,
     expression_asymmetry,
 )
 from fit3d.landmarks import BROW_LANDMARKS, CONTOUR_LANDMARKS, LANDMARK_COUNTS, LandmarkLayout
@@ -256,9 +256,9 @@ def plausibility_sheet(
     from three quarters."""
     crop, scale = fit.crop, rendered.window.scale
     left, top, size = round(crop.left), round(crop.top), round(crop.size)
-    photo = _cut(sighting.photo.pixels, (left, top, left + size, top + size), Image.Resampling.BICUBIC)
+    photo = cut_square(sighting.photo.pixels, (left, top, left + size, top + size), Image.Resampling.BICUBIC)
     inset, side = round((crop.left - rendered.window.left) * scale), round(crop.size * scale)
-    clay = _cut(rendered.picture, (inset, inset, inset + side, inset + side), Image.Resampling.BICUBIC)
+    clay = cut_square(rendered.picture, (inset, inset, inset + side, inset + side), Image.Resampling.BICUBIC)
     title = "no face found in the clay"
     if rendered.points_px is not None:
         title = f"clay; landmarks off by {100.0 * score.render_nme['all']:.2f} %"
