@@ -31,7 +31,7 @@ from fit3d.export.files import (
     write_labels,
     write_text,
 )
-from fit3d.export.obj import obj_text, write_mtl, write_obj
+from fit3d.export.obj import mtl_text, obj_text, write_mtl, write_obj
 from fit3d.export.result_json import PartsFile, Source, result_dict, result_text, write_result
 from fit3d.labels import PART_COLOURS, PART_NAMES
 from fit3d.morphable.model import MorphableModel
@@ -397,3 +397,17 @@ def test_long_stems_leave_room_for_suffixes(tmp_path: Path) -> None:
     name = safe_stem("日" * 300)
     assert 190 < len(name.encode()) <= files.LONGEST_STEM
     write_text(tmp_path / name / f"{name}_overlay.jpg", "x")
+
+
+def test_films_are_clear_and_hide_nothing() -> None:
+    """An object named '..._film' has a clear material and is not drawn."""
+    model = synthetic_model()
+    assert model.opaque.all() and "usemtl film" not in obj_text(model.mean, model, "head.mtl")
+    last = model.objects[-1]
+    filmed = replace(model, objects=(*model.objects[:-1], f"{last}_film"))
+    drawn = filmed.triangles[filmed.opaque]
+    of_last = model.faces[model.face_objects == len(model.objects) - 1]
+    assert 0 < len(drawn) < len(model.triangles) and not np.isin(drawn, of_last[of_last >= 0]).any()
+    text = obj_text(model.mean, filmed, "head.mtl")
+    assert f"o {last}_film\nusemtl film\n" in text and text.count("usemtl film") == 1
+    assert "newmtl film" in mtl_text("head.png")

@@ -18,11 +18,21 @@ from typing import Annotated
 import typer
 
 import fit3d
+from fit3d.commands.annotate import models_annotate_command
 from fit3d.commands.console import debug, print_error, unexpected
 from fit3d.commands.doctor import doctor_command
-from fit3d.commands.evaluate import evaluate_geometry_command, evaluate_parts_command
+from fit3d.commands.evaluate import evaluate_parts_command
+from fit3d.commands.evaluate_geometry import evaluate_geometry_command
+from fit3d.commands.evaluate_losses import evaluate_losses_command
+from fit3d.commands.evaluate_plausibility import evaluate_plausibility_command
 from fit3d.commands.fit import fit_command
-from fit3d.commands.models import models_info_command, models_list_command
+from fit3d.commands.models import (
+    models_add_command,
+    models_info_command,
+    models_list_command,
+    models_pull_command,
+    models_remove_command,
+)
 from fit3d.errors import Fit3dError
 
 EXIT_PHOTO_FAILED = 1
@@ -49,9 +59,15 @@ app.command("fit")(fit_command)
 app.add_typer(models_app, name="models")
 models_app.command("list")(models_list_command)
 models_app.command("info")(models_info_command)
+models_app.command("add")(models_add_command)
+models_app.command("pull")(models_pull_command)
+models_app.command("remove")(models_remove_command)
+models_app.command("annotate")(models_annotate_command)
 app.add_typer(evaluate_app, name="evaluate")
 evaluate_app.command("parts")(evaluate_parts_command)
 evaluate_app.command("geometry")(evaluate_geometry_command)
+evaluate_app.command("losses")(evaluate_losses_command)
+evaluate_app.command("plausibility")(evaluate_plausibility_command)
 app.command("doctor")(doctor_command)
 
 

@@ -1,56 +1,204 @@
-"""`fit3d models`: which face models there are, and what each is."""
+"""`fit3d models`: which face models there are, what each is, and getting more of them."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fit3d.commands.console import json_line
+from fit3d.commands.console import Console, json_line
+from fit3d.errors import ModelFileError, UsageError
 
-NAME_WIDTH = 12
+if TYPE_CHECKING:
+    from fit3d.morphable.raw import RawModel
+    from fit3d.morphable.store import StoredModel
+
+NAME_WIDTH = 14
+
+NameArgument = Annotated[str, typer.Argument(help="Name of the model.", metavar="NAME")]
+ReplaceOption = Annotated[bool, typer.Option("--replace", help="Replace a model of that name that is there.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+AsJsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per model and line.")]
 
 
-def models_list_command(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per model and line.")] = False,
-) -> None:
-    """List the face models that `fit --model` knows."""
-    from fit3d.morphable.registry import MODEL_NAMES, load_model
+def models_list_command(as_json: AsJsonOption = False) -> None:
+    """List the face models: those that `fit --model` can use, and those that can be added."""
+    from fit3d.morphable.registry import known_or_stored_names
 
-    for name in MODEL_NAMES:
-        model = load_model(name)
-        if as_json:
-            print(json_line(_facts(model)))
+    console = Console(as_json=as_json)
+    for name in known_or_stored_names():
+        try:
+            facts = _facts(name)
+        except ModelFileError as error:  # the others are to be seen all the same
+            console.warn(str(error))
         else:
-            print(
-                f"{name:{NAME_WIDTH}} {model.version}  {len(model.mean)} vertices, {len(model.identity)} identity and "
-                f"{len(model.expression)} expression coefficients"
-            )
+            console.result(_line(facts), facts)
 
 
-def models_info_command(
-    name: Annotated[str, typer.Argument(help="Name of the model.", metavar="NAME")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
-    """Say what a face model is: size, source, licence, expressions, annotation."""
-    from fit3d.morphable.registry import load_model
+def models_info_command(name: NameArgument, as_json: AsJsonOption = False) -> None:
+    """Say what a face model is: size, licence, source, expressions, annotation, and how to get it."""
+    from fit3d.morphable.registry import known_or_stored_names
 
-    facts = _facts(load_model(name))
+    names = known_or_stored_names()
+    if name not in names:
+        raise UsageError(f"no face model called '{name}'; there are {', '.join(names)}")
+    facts = _facts(name)
     if as_json:
         print(json_line(facts))
         return
     for key, value in facts.items():
-        text = ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
-        print(f"{key:{NAME_WIDTH}} {text}")
+        if value is not None:
+            print(f"{key:{NAME_WIDTH}} {_words(value)}")
 
 
-def _facts(model: Any) -> dict[str, Any]:
-    """What there is to say of a `MorphableModel`, ready for JSON."""
-    from fit3d.labels import PART_NAMES
+def models_add_command(
+    name: NameArgument,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="What the model's makers give out: a folder or a file, see `fit3d models info NAME`.",
+            metavar="PATH",
+        ),
+    ] = None,
+    mean: Annotated[
+        Path | None, typer.Option("--mean", help="A model of your own: the mean head, an OBJ file.", metavar="FILE")
+    ] = None,
+    identity: Annotated[
+        Path | None,
+        typer.Option(
+            "--identity",
+            help="Folder of OBJ files of the same topology, each one standard deviation of one component off the mean.",
+            metavar="FOLDER",
+        ),
+    ] = None,
+    expression: Annotated[
+        Path | None,
+        typer.Option(
+            "--expression",
+            help="Folder of OBJ files of the same topology, each the mean head with one expression, best named as "
+            "ARKit names it.",
+            metavar="FOLDER",
+        ),
+    ] = None,
+    annotation: Annotated[
+        Path | None,
+        typer.Option("--annotation", help="Its parts and landmarks, if you have them already (JSON).", metavar="FILE"),
+    ] = None,
+    replace: ReplaceOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Add a face model, from its makers' files or from meshes of your own, to those that `fit --model` can use."""
+    from fit3d.morphable.registry import BUNDLED, KNOWN, read_known
+    from fit3d.morphable.store import check_name
 
-    labelled = set(model.annotation.field_labels.tolist()) | set(model.annotation.fixed_label.tolist())
+    check_name(name)
+    if name == BUNDLED:
+        raise UsageError(f"'{name}' is the model that comes with fit3d; choose another name")
+    if (folder is None) == (mean is None):
+        raise UsageError("give either --from PATH (the makers' files) or --mean FILE (meshes of your own)")
+    if mean is None:
+        if identity or expression:
+            raise UsageError("--identity and --expression belong to --mean, a model of your own")
+        assert folder is not None
+        raw = read_known(name, folder)
+    else:
+        from fit3d.morphable.obj_model import read_meshes
+
+        if name in KNOWN:
+            raise UsageError(f"'{name}' is the name of a model that fit3d knows; choose another one for your own")
+        raw = read_meshes(mean, identity, expression, name)
+    _store(name, raw, annotation, replace, Console(quiet=quiet))
+
+
+def models_pull_command(name: NameArgument, replace: ReplaceOption = False, quiet: QuietOption = False) -> None:
+    """Download a free face model from its public repository. Interrupted, it goes on where it stopped."""
+    import shutil
+
+    from fit3d.morphable import ict
+    from fit3d.morphable.registry import KNOWN
+    from fit3d.morphable.store import downloads_folder, is_stored
+
+    if name != ict.NAME:
+        how = f"get it with {KNOWN[name].get}" if name in KNOWN else "see `fit3d models list`"
+        raise UsageError(f"fit3d cannot download '{name}', only {ict.NAME}; {how}")
+    if is_stored(name) and not replace:
+        raise UsageError(f"the face model '{name}' is there already; use --replace to get it anew")
+    console = Console(quiet=quiet)
+    folder = downloads_folder() / f"{name}-{ict.COMMIT[:12]}"
+    names = ict.file_names()
+    console.result(f"downloading {len(names)} files of about 2.5 MB from {ict.URL}", {})
+    with console.progress(len(names)):
+
+        def on_file(file: str) -> None:
+            console.stage(file)
+            console.advance()
+
+        raw = ict.pull_ict(folder, on_file, ict.URL)
+    _store(name, raw, None, replace, console)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def models_remove_command(name: NameArgument, quiet: QuietOption = False) -> None:
+    """Delete a face model that was added. The one that comes with fit3d stays."""
+    from fit3d.morphable.registry import BUNDLED
+    from fit3d.morphable.store import remove_stored
+
+    if name == BUNDLED:
+        raise UsageError(f"'{name}' comes with fit3d and cannot be removed")
+    remove_stored(name)
+    Console(quiet=quiet).result(f"removed {name}", {})
+
+
+def _store(name: str, raw: RawModel, annotation: Path | None, replace: bool, console: Console) -> None:
+    from fit3d.morphable.raw import with_annotation
+    from fit3d.morphable.registry import bundled_annotation
+    from fit3d.morphable.store import is_stored, store_model, stored_model
+
+    if annotation is None and replace and is_stored(name):
+        old = stored_model(name)
+        if old.vertices == len(raw.mean):
+            annotation = old.annotation  # it may have been edited by hand
+    found = annotation or bundled_annotation(name)
+    if found is not None:
+        with_annotation(raw, found)  # refuses a damaged one, or one of another model, before anything is kept
+    stored = store_model(name, raw, annotation, replace=replace)
+    console.result(f"added {name} ({stored.version}): {_size(_stored_facts(stored))}, in {stored.path.parent}", {})
+    console.result(stored.licence, {})
+    if found is None:
+        console.result(f"It has no parts and landmarks yet; make them with: fit3d models annotate {name}", {})
+
+
+def _facts(name: str) -> dict[str, Any]:
+    """What there is to say of a model, ready for JSON; None for what is not known before it is installed."""
+    from fit3d.morphable.registry import BUNDLED, KNOWN
+    from fit3d.morphable.store import is_stored, stored_model
+
+    if name == BUNDLED:
+        return _bundled_facts()
+    if is_stored(name):
+        return _stored_facts(stored_model(name))
+    known = KNOWN[name]
+    return {
+        "name": name,
+        "installed": False,
+        "licence": known.licence,
+        "source": known.source,
+        "vertices": known.vertices,
+        "identity": known.identity,
+        "expressions": known.expression,
+        "get": known.get,
+    }
+
+
+def _bundled_facts() -> dict[str, Any]:
+    from fit3d.morphable.registry import BUNDLED, load_model
+
+    model = load_model(BUNDLED)
     return {
         "name": model.name,
+        "installed": True,
         "version": model.version,
         "licence": model.licence,
         "source": model.source,
@@ -58,8 +206,85 @@ def _facts(model: Any) -> dict[str, Any]:
         "vertices": len(model.mean),
         "faces": len(model.faces),
         "identity": len(model.identity),
+        "expressions": len(model.expression_names),
         "expression": list(model.expression_names),
+        **_arkit_facts(model.expression_names),
         "objects": list(model.objects),
+        **_annotation_facts(model),
+        "get": "comes with fit3d",
+    }
+
+
+def _stored_facts(stored: StoredModel) -> dict[str, Any]:
+    from fit3d.morphable.registry import KNOWN, annotation_of, load_model
+
+    annotated = annotation_of(stored) is not None
+    return {
+        "name": stored.name,
+        "installed": True,
+        "version": stored.version,
+        "licence": stored.licence,
+        "source": stored.source,
+        "sha256": stored.sha256,
+        "units": "metres",
+        "vertices": stored.vertices,
+        "faces": stored.faces,
+        "identity": stored.identity,
+        "expressions": len(stored.expression_names),
+        "expression": list(stored.expression_names),
+        **_arkit_facts(stored.expression_names),
+        "objects": list(stored.objects),
+        **(_annotation_facts(load_model(stored.name)) if annotated else {"parts": [], "landmarks": []}),
+        "file": str(stored.path),
+        "get": KNOWN[stored.name].get if stored.name in KNOWN else "added by you",
+    }
+
+
+def _arkit_facts(names: tuple[str, ...]) -> dict[str, Any]:
+    """Which of ARKit's names the expressions serve, and which of these are sums of a left and a right one."""
+    from fit3d.morphable.arkit import arkit_shapes
+
+    shapes = arkit_shapes(names)
+    sums = {name: [names[index] for index in parts] for name, parts in shapes.items() if len(parts) > 1}
+    return {"arkit": len(shapes), "arkit_sums": sums}
+
+
+def _annotation_facts(model: Any) -> dict[str, Any]:
+    """Parts and landmarks of a `MorphableModel`."""
+    from fit3d.labels import PART_NAMES
+
+    labelled = set(model.annotation.field_labels.tolist()) | set(model.annotation.fixed_label.tolist())
+    return {
         "parts": [PART_NAMES[label] for label in sorted(labelled) if label >= 0],
         "landmarks": sorted(model.landmarks),
     }
+
+
+def _line(facts: dict[str, Any]) -> str:
+    """The lines of one model in the list."""
+    first = f"{facts['name']:{NAME_WIDTH}} "
+    indent = " " * len(first)
+    if facts["installed"]:
+        checksum = f", sha256 {facts['sha256'][:12]}" if facts.get("sha256") else ""
+        lines = [f"{first}installed, version {facts['version']}{checksum}; {_size(facts)}"]
+        if not facts["landmarks"]:
+            lines.append(f"without parts and landmarks; make them with: fit3d models annotate {facts['name']}")
+    else:
+        lines = [f"{first}not installed; {_size(facts)}", f"get it: {facts['get']}"]
+    return f"\n{indent}".join([*lines, facts["licence"], f"from {facts['source']}"])
+
+
+def _size(facts: dict[str, Any]) -> str:
+    """Vertices and shapes, in words."""
+
+    words = {"vertices": "vertices", "identity": "identity shapes", "expressions": "expression shapes"}
+    known = [f"{facts[key]:,} {what}" for key, what in words.items() if facts[key] is not None]
+    return ", ".join(known) or "its size depends on the file"
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{key} = {' + '.join(parts)}" for key, parts in value.items()) or "none"
+    if isinstance(value, list):
+        return ", ".join(str(item) for item in value) or "none"
+    return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)

@@ -274,7 +274,7 @@ def seen_in_clay(
     Landmarks that clay does not show are left out.
     """
     camera = head.camera
-    layer = shade(model.vertices(head.identity, head.expression), model.triangles, camera)
+    layer = shade(model.vertices(head.identity, head.expression), model.triangles[model.opaque], camera)
     picture = over(np.full((camera.height, camera.width, 3), BACKDROP, np.uint8), layer)
     faces = detector.detect(Photo.from_array(picture, "<clay>"))
     if not faces:

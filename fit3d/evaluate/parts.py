@@ -144,7 +144,7 @@ def contact_sheet(sighting: Sighting, labels: np.ndarray, model: MorphableModel,
     box = (left, top, left + size, top + size)
     photo = cut_square(sighting.photo.pixels, box, Image.Resampling.BICUBIC)
     vertices = model.vertices(fit.identity, fit.expression)
-    clay = cut_square(shade(vertices, model.triangles, fit.camera), box, Image.Resampling.BICUBIC)
+    clay = cut_square(shade(vertices, model.triangles[model.opaque], fit.camera), box, Image.Resampling.BICUBIC)
     views = contact_view(vertices, model, size=PANEL_PX, yaws_deg=VIEWS_YAW_DEG)
     maps = [
         draw_parts(photo, cut_square(image, box, Image.Resampling.NEAREST), fill=0.35) for image in (labels, fit.parts)

@@ -184,7 +184,9 @@ def look_at_clay(model: MorphableModel, fit: Fit, detector: LandmarkDetector) ->
     crop = fit.crop
     beyond = 0.5 * (ROOM - 1.0) * crop.size
     window = Crop(crop.left - beyond, crop.top - beyond, ROOM * crop.size, round(ROOM * CROP_PX))
-    layer = shade(model.vertices(fit.identity, fit.expression), model.triangles, fit.camera.in_crop(window))
+    layer = shade(
+        model.vertices(fit.identity, fit.expression), model.triangles[model.opaque], fit.camera.in_crop(window)
+    )
     picture = over(np.full((window.resolution, window.resolution, 3), BACKDROP, np.uint8), layer)
     faces = detector.detect(Photo.from_array(picture, "<clay>"))
     points = faces[0].points_px / window.scale + [window.left, window.top] if faces else None

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from fit3d.export.files import write_text
-from fit3d.morphable.model import MorphableModel
+from fit3d.morphable.model import FILM_SUFFIX, MorphableModel
 
 POSITION_DECIMALS = 7
 """Decimals of a position in metres: a tenth of a micrometre."""
@@ -52,13 +52,14 @@ def obj_text(vertices: Tensor | np.ndarray, model: MorphableModel, mtl_name: str
     for index, name in enumerate(model.objects):
         chosen = model.face_objects == index
         if chosen.any():
-            parts.append(f"o {name}\nusemtl head\ns 1\n")
+            material = "film" if name.endswith(FILM_SUFFIX) else "head"
+            parts.append(f"o {name}\nusemtl {material}\ns 1\n")
             parts.append(_faces(model.faces[chosen], model.uv_faces[chosen]))
     return "".join(parts)
 
 
 def mtl_text(texture_name: str) -> str:
-    """The text of `write_mtl`: a matt white material that shows the texture as it is."""
+    """The text of `write_mtl`: 'head', matt and white, shows the texture as it is; 'film' is clear."""
     return (
         "newmtl head\n"
         "Ka 1.000000 1.000000 1.000000\n"
@@ -67,6 +68,10 @@ def mtl_text(texture_name: str) -> str:
         "d 1.000000\n"
         "illum 1\n"
         f"map_Kd {_one_line(texture_name)}\n"
+        "newmtl film\n"
+        "Kd 1.000000 1.000000 1.000000\n"
+        "d 0.000000\n"
+        "illum 1\n"
     )
 
 

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from fit3d.landmarks import LandmarkLayout
 
+FILM_SUFFIX = "_film"
+"""Ends the names of objects that one looks through."""
+
 
 @dataclass(frozen=True)
 class SurfacePoints:
@@ -98,6 +101,12 @@ class MorphableModel:
         """(T, 3) int32: all faces as triangles."""
         quads = self.faces[self.faces[:, 3] >= 0]
         return np.concatenate([self.faces[:, :3], quads[:, [0, 2, 3]]])
+
+    @property
+    def opaque(self) -> np.ndarray:
+        """(T,) bool: which of `triangles` are drawn; objects named '..._film', such as a tear film, are clear."""
+        clear = np.array([name.endswith(FILM_SUFFIX) for name in self.objects])[self.face_objects]
+        return ~np.concatenate([clear, clear[self.faces[:, 3] >= 0]])
 
     def vertices(self, identity: Tensor, expression: Tensor) -> Tensor:
         """Vertices (..., V, 3), metres, for coefficients identity (..., K) and expression (..., L)."""

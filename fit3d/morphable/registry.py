@@ -1,20 +1,164 @@
-"""Face models by name."""
+"""Face models by name: the bundled one, those that can be added, and those that the user has added."""
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
 
-from fit3d.errors import UsageError
-from fit3d.morphable.anny import load_anny
+from fit3d.errors import ModelFileError, UsageError
+from fit3d.morphable import anny, bfm, flame, ict
 from fit3d.morphable.model import MorphableModel
+from fit3d.morphable.raw import RawModel, with_annotation
+from fit3d.morphable.store import StoredModel, is_stored, read_stored, stored_model, stored_names
+from fit3d.resources import asset_path
 
-MODEL_NAMES: tuple[str, ...] = ("anny",)
-"""Models that `load_model` knows."""
+BUNDLED = anny.NAME
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A model that fit3d can read from its makers' files."""
+
+    licence: str
+    """One plain sentence: may results be sold?"""
+    source: str
+    get: str
+    """What to type, and where the files come from."""
+    read: Callable[[Path], RawModel]
+    """Makes a `RawModel` of the path that the user gives."""
+    vertices: int | None = None
+    """None where it depends on the file, as in the next two."""
+    identity: int | None = None
+    expression: int | None = None
+
+
+def _read_bfm2009(path: Path) -> RawModel:
+    return bfm.read_3ddfa_v3(path) if path.suffix.lower() == ".npy" else bfm.read_bfm2009(path)
+
+
+def _read_flame_open(path: Path) -> RawModel:
+    # of the three editions, results of this one alone may be sold: the word of the command line is not enough
+    raw = flame.read_flame(path, "flame2023-open")
+    if raw.version != "2023 Open":
+        raise ModelFileError(
+            f"{path}: its name does not say that it is FLAME 2023 Open; add it as flame2020 or flame2023, or give the "
+            "file its original name, flame2023_Open.pkl"
+        )
+    return raw
+
+
+_FLAME_SITE = "after registering at flame.is.tue.mpg.de"
+KNOWN: dict[str, KnownModel] = {
+    ict.NAME: KnownModel(
+        licence=ict.LICENCE,
+        source=ict.SOURCE,
+        get="fit3d models pull ict (or, with a checkout of its repository: fit3d models add ict --from FOLDER)",
+        read=ict.read_ict,
+        vertices=ict.VERTICES,
+        identity=ict.IDENTITIES,
+        expression=len(ict.EXPRESSIONS),
+    ),
+    "bfm2009": KnownModel(
+        licence=bfm.LICENCE_2009,
+        source="Basel Face Model 2009, University of Basel, with expressions of Guo et al. (FaceWarehouse)",
+        get="fit3d models add bfm2009 --from FOLDER with Deep3D's BFM files, or --from face_model.npy of 3DDFA-V3",
+        read=_read_bfm2009,
+        identity=bfm.IDENTITY_2009,
+        expression=bfm.EXPRESSION_2009,
+    ),
+    **{
+        f"bfm{year}": KnownModel(
+            licence=bfm.LICENCE,
+            source=f"Basel Face Model {year}, University of Basel",
+            get=f"fit3d models add bfm{year} --from FILE.h5, after registering at faces.dmi.unibas.ch",
+            read=partial(bfm.read_bfm_h5, name=f"bfm{year}"),
+        )
+        for year in (2017, 2019)
+    },
+    "flame2020": KnownModel(
+        licence=flame.LICENCES["2020"],
+        source="FLAME 2020, Max Planck Institute for Intelligent Systems",
+        get=f"fit3d models add flame2020 --from generic_model.pkl, {_FLAME_SITE}",
+        read=partial(flame.read_flame, name="flame2020", edition="2020"),
+    ),
+    "flame2023": KnownModel(
+        licence=flame.LICENCES["2023"],
+        source="FLAME 2023, Max Planck Institute for Intelligent Systems",
+        get=f"fit3d models add flame2023 --from flame2023.pkl, {_FLAME_SITE}",
+        read=partial(flame.read_flame, name="flame2023", edition="2023"),
+    ),
+    "flame2023-open": KnownModel(
+        licence=flame.LICENCES["2023 Open"],
+        source="FLAME 2023 Open, Max Planck Institute for Intelligent Systems",
+        get=f"fit3d models add flame2023-open --from flame2023_Open.pkl, {_FLAME_SITE}",
+        read=_read_flame_open,
+    ),
+}
+"""Models that can be added, by name."""
+
+
+def known_or_stored_names() -> tuple[str, ...]:
+    """All names there are: the bundled model, the known ones, then the user's own."""
+    return tuple(dict.fromkeys((BUNDLED, *KNOWN, *stored_names())))
+
+
+def load_model(name: str) -> MorphableModel:
+    """The face model called `name`, read once per process.
+
+    Raises:
+        UsageError: there is none of that name, it is not installed, or nobody has annotated it yet.
+        ModelFileError: its file is damaged.
+    """
+    if name == BUNDLED:
+        return _load_bundled()
+    if not is_stored(name):
+        if name in KNOWN:
+            raise UsageError(f"the face model '{name}' is not installed; get it with {KNOWN[name].get}")
+        names = ", ".join((BUNDLED, *stored_names()))
+        raise UsageError(f"no face model called '{name}'; choose one of {names}, or see `fit3d models list`")
+    stored = stored_model(name)
+    annotation = annotation_of(stored)
+    if annotation is None:
+        raise UsageError(
+            f"the face model '{name}' has no parts and landmarks yet; make them with: fit3d models annotate {name}"
+        )
+    stamps = tuple((path, path.stat().st_mtime_ns) for path in (stored.path, annotation))
+    return _load_stored(name, annotation, stamps)
+
+
+def annotation_of(stored: StoredModel) -> Path | None:
+    """The annotation of a stored model: its own or, for the models that fit3d knows, the one that comes with fit3d."""
+    return stored.annotation or bundled_annotation(stored.name)
+
+
+def bundled_annotation(name: str) -> Path | None:
+    """The annotation of the known model `name` that comes with fit3d, where there is one."""
+    try:
+        return asset_path(f"{name}/annotation.json") if name in KNOWN else None
+    except ModelFileError:
+        return None
+
+
+def read_known(name: str, path: Path) -> RawModel:
+    """The known model `name` from its makers' files at `path`.
+
+    Raises:
+        UsageError: fit3d does not know a model of that name.
+        ModelFileError: the files are missing, damaged or of another model.
+    """
+    if name not in KNOWN:
+        raise UsageError(f"fit3d does not know the files of a model called '{name}'; it knows {', '.join(KNOWN)}")
+    return KNOWN[name].read(path)
+
+
+@lru_cache(maxsize=1)
+def _load_bundled() -> MorphableModel:
+    return anny.load_anny()
 
 
 @lru_cache(maxsize=4)
-def load_model(name: str) -> MorphableModel:
-    """The face model called `name`, read once per process. Raises UsageError for an unknown name."""
-    if name not in MODEL_NAMES:
-        raise UsageError(f"no face model called '{name}'; choose one of {', '.join(MODEL_NAMES)}")
-    return load_anny()
+def _load_stored(name: str, annotation: Path, stamps: tuple[tuple[Path, int], ...]) -> MorphableModel:
+    """`stamps` makes a model that was changed on disk another one."""
+    return with_annotation(read_stored(name), annotation)

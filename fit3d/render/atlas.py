@@ -100,8 +100,8 @@ def _edges(faces: np.ndarray) -> np.ndarray:
 def _fill(corners_uv: np.ndarray, size: int) -> np.ndarray:
     """(size * size,) int32: the triangle of each texel, -1 where there is none. `corners_uv` (T, 3, 2).
 
-    Rows of a triangle are cut with its edges and filled from crossing to crossing: ten times faster at this size than
-    testing the texels of its box, which `rasterise` does because it needs depth at every candidate.
+    Rows of a triangle are cut with its edges and filled from crossing to crossing. Charts do not overlap, so unlike
+    `rasterise` it knows no depth.
     """
     x = corners_uv[..., 0].astype(np.float64) * size
     y = (1.0 - corners_uv[..., 1].astype(np.float64)) * size

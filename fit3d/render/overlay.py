@@ -68,7 +68,7 @@ def overlay(
     window = _window(photo, observation)
     plain = _shown(photo.pixels, window, Image.Resampling.LANCZOS)
     camera = _camera_of(fit.camera, window)
-    mesh = over(plain, shade(vertices_world, model.triangles, camera))
+    mesh = over(plain, shade(vertices_world, model.triangles[model.opaque], camera))
     dimmed = np.rint(plain * 0.75).astype(np.uint8)
     found = draw_parts(dimmed, _shown(observation.parts, window, Image.Resampling.NEAREST), fill=FILL)
     fitted = draw_parts(dimmed, _shown(fit.parts, window, Image.Resampling.NEAREST), fill=0.0)
@@ -106,11 +106,11 @@ def contact_view(
     for yaw in yaws_deg:
         camera = three_quarter_camera(vertices_world, yaw, size)
         if texture is None:
-            layer = shade(vertices_world, model.triangles, camera)
+            layer = shade(vertices_world, model.triangles[model.opaque], camera)
         else:
-            layer = draw_textured(
-                vertices_world, model.triangles, model.uv, triangulate(model.uv_faces), texture, camera
-            )
+            shown = model.opaque
+            uv_triangles = triangulate(model.uv_faces)[shown]
+            layer = draw_textured(vertices_world, model.triangles[shown], model.uv, uv_triangles, texture, camera)
         views.append(over(np.full((size, size, 3), BACKDROP, np.uint8), layer))
     return np.concatenate(views, axis=1)
 

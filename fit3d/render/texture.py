@@ -119,7 +119,7 @@ def project_texture(
         ]
     ).astype(np.float32)
     head = head_object(model)
-    depth = depth_map(vertices, triangles, camera)
+    depth = depth_map(vertices, triangles[torch.from_numpy(model.opaque)], camera)
     source = _source(photo, parts, seen_by, atlas, head, camera)
     kind = _kind(model, atlas, head)
 
