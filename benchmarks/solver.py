@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from typing import Annotated, get_args
 
 import numpy as np
@@ -41,12 +44,12 @@ def main(
     torch.set_num_threads(1)
     config = FitConfig(loss=loss, device=device)  # type: ignore[arg-type]
     model = load_model("anny")
-    faces = observed_faces(model, photos, config)
+    faces = observed_faces(model, REPEATS, config)
     print(f"torch {torch.__version__}, {device}, {threads} threads, loss {loss}\n")
-    one_photo(model, faces[:REPEATS], config)
+    one_photo(model, faces, config)
     if adam_steps:
         against_adam(model, faces[0], replace(config, loss="prdl"), adam_steps)
-    batches(model, faces, config, threads)
+    batches(photos, threads, config)
 
 
 def observed_faces(model: MorphableModel, count: int, config: FitConfig) -> list[Face]:
@@ -102,17 +105,34 @@ def against_adam(model: MorphableModel, face: Face, config: FitConfig, steps: in
     print(f"Adam takes {slow_s / fast_s:.0f} times {verdict}\n")
 
 
-def batches(model: MorphableModel, faces: list[Face], config: FitConfig, threads: int) -> None:
-    """Photos a second against batch size, and the memory that each size has brought the process to."""
-    print(f"{'batch':>8}{'threads':>9}{'photos/s':>10}{'ms/photo':>10}{'peak MB':>9}")
-    sizes = sorted({size for size in (1, 8, 64, len(faces)) if size <= len(faces)})
-    for size in sizes:
+def batches(photos: int, threads: int, config: FitConfig) -> None:
+    """Photos a second against batch size, each in a process of its own, with the memory that it took."""
+    print(f"{'batch':>8}{'threads':>9}{'photos/s':>10}{'ms/photo':>10}{'peak MB':>9}{'before MB':>11}")
+    fresh = get_context("spawn")
+    for size in sorted({size for size in (1, 8, 64, photos) if size <= photos}):
         for count in sorted({1, threads}):
-            began = time.perf_counter()
-            fit_observations(model, faces[:size], config, threads=count)
-            seconds = time.perf_counter() - began
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            print(f"{size:8}{count:9}{size / seconds:10.2f}{1000 * seconds / size:10.0f}{peak:9.0f}")
+            with ProcessPoolExecutor(1, mp_context=fresh) as process:
+                seconds, before, peak = process.submit(one_batch, size, count, config).result()
+            print(f"{size:8}{count:9}{size / seconds:10.2f}{1000 * seconds / size:10.0f}{peak:9.0f}{before:11.0f}")
+
+
+def one_batch(size: int, threads: int, config: FitConfig) -> tuple[float, float, float]:
+    """Seconds of a warm batch, and the process's highest memory, MB, before the first fit and after the last."""
+    torch.set_num_threads(1)
+    model = load_model("anny")
+    faces = observed_faces(model, size, config)
+    before = peak_mb(config.device)
+    fit_observations(model, faces[:1], config)
+    began = time.perf_counter()
+    fit_observations(model, faces, config, threads=threads)
+    return time.perf_counter() - began, before, peak_mb(config.device)
+
+
+def peak_mb(device: str) -> float:
+    """Highest memory so far: of the device where it keeps count, else of the process."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 if __name__ == "__main__":

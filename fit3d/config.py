@@ -79,7 +79,8 @@ class PrdlConfig:
     """The Part Re-projection Distance Loss."""
 
     weight: float = 3.0
-    """Energy of one squared crop px of mean descriptor error."""
+    """Energy of one squared crop px of mean descriptor error, with the loss 'prdl'; see `CombinedConfig` for
+    'prdl+icp'."""
     statistics: tuple[Statistic, ...] = ("min", "max", "mean")
     """Distances compared at each anchor: to the nearest, the furthest, and the mean over all points of a part."""
     extent: float = 1.0
@@ -152,12 +153,23 @@ class LandmarkConfig:
     def __post_init__(self) -> None:
         check_positive("landmarks.noise_px", self.noise_px)
         check_positive("landmarks.contour_noise_px", self.contour_noise_px)
+        check_positive("landmarks.beyond_photo", self.beyond_photo)
         check_positive("landmarks.outlier_px", self.outlier_px)
         check_positive("landmarks.effective_count", self.effective_count)
 
 
 RARE_EXPRESSIONS: frozenset[str] = frozenset(
-    ("cheekPuff", "jawForward", "jawLeft", "jawRight", "mouthLeft", "mouthRight", "tongueOut")
+    (
+        "cheekPuff",
+        "cheekPuffLeft",
+        "cheekPuffRight",
+        "jawForward",
+        "jawLeft",
+        "jawRight",
+        "mouthLeft",
+        "mouthRight",
+        "tongueOut",
+    )
 )
 
 
@@ -172,7 +184,7 @@ class PriorConfig:
     """Root mean square of the identity, standard deviations, beyond which it is held back by `identity_stiffness`."""
     identity_stiffness: float = 100.0
     """Energy of an identity one standard deviation longer (Mahalanobis length) than the limit allows."""
-    expression_sparsity: float = 8.0
+    expression_sparsity: float = 4.0
     """Energy of an expression at its full strength for not being absent: keeps expressions few."""
     expression_sd: float = 0.5
     """Standard deviation of an expression coefficient around zero."""
@@ -205,7 +217,7 @@ class FitConfig:
     anchors: int = 32
     """Anchors along each side of the crop."""
     iterations: int = 15
-    """Most Levenberg-Marquardt steps with PRDL (Adam takes 20 times as many)."""
+    """Most evaluations of the energy with parts, rejected steps included (Adam takes 20 times as many steps)."""
     seed: int = 0
     """Seed of random draws. The present solvers draw nothing; results say which seed they were made with."""
     device: str = "cpu"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -13,3 +14,8 @@ def on_cpu(tensor: Tensor) -> bool:
     Tests run the accelerator's way on a CPU by replacing this function.
     """
     return tensor.device.type == "cpu"
+
+
+def exact_dtype(device: torch.device) -> torch.dtype:
+    """float64, or float32 where a device has no doubles (MPS)."""
+    return torch.float32 if device.type == "mps" else torch.float64

@@ -150,6 +150,7 @@ def test_focal_length_of_an_array_is_checked() -> None:
         (fit3d.PrdlConfig, {"mean_points": 0}),
         (fit3d.LandmarkConfig, {"noise_px": 0.0}),
         (fit3d.LandmarkConfig, {"contour_noise_px": float("nan")}),
+        (fit3d.LandmarkConfig, {"beyond_photo": 0.0}),
         (fit3d.LandmarkConfig, {"outlier_px": -1.0}),
         (fit3d.LandmarkConfig, {"effective_count": float("inf")}),
         (fit3d.PriorConfig, {"identity": 0.0}),

@@ -293,6 +293,13 @@ def test_wrong_arguments_are_named(wrong: dict[str, Tensor | Sequence[Statistic]
         prdl_loss(**{**right, "target_points": torch.rand(4, 2), **wrong})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("shape", [(4, 3), (4,), (0, 3)])
+def test_wrong_target_points_are_named(shape: tuple[int, ...]) -> None:
+    """Not as the points, which are right."""
+    with pytest.raises(ValueError, match=r"^target_points: got shape"):
+        prdl_loss(torch.rand(4, 2), torch.zeros(shape), torch.rand(5, 2))
+
+
 def test_second_derivatives_are_refused() -> None:
     points = points_of("anywhere")
     loss = prdl_loss(points, random_points(5, 24), grid())

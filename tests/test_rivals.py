@@ -12,12 +12,25 @@ import pytest
 import torch
 from torch import Tensor
 
+from fit3d.config import CombinedConfig, FitConfig, PrdlConfig
 from fit3d.energy.chamfer import ChamferRaster, DensityAwareChamferRaster
+from fit3d.energy.combined import CombinedRaster
 from fit3d.energy.icp import IcpRaster
+from fit3d.energy.losses import part_loss
 from fit3d.energy.part_loss import PartLoss, PointForces
-from fit3d.energy.pixels import border_of, nearest_pixels, nearest_to_each, pixel_centres
+from fit3d.energy.pixels import (
+    anchor_grid,
+    border_of,
+    furthest_pixels,
+    nearest_pixels,
+    nearest_to_each,
+    pixel_centres,
+)
+from fit3d.energy.prdl import EPSILON
+from fit3d.energy.prdl_raster import PrdlRaster
 from fit3d.energy.pulls import normals_at
 from fit3d.energy.silhouette import SilhouetteRaster
+from fit3d.targets import rows_of
 
 DOUBLE = torch.float64
 LOSSES: dict[str, Any] = {
@@ -25,8 +38,20 @@ LOSSES: dict[str, Any] = {
     "density-chamfer": DensityAwareChamferRaster(3.0, DOUBLE),
     "icp": IcpRaster(DOUBLE),
     "silhouette": SilhouetteRaster(1.5, 5.0, DOUBLE),
+    # the mean of PRDL, whose rows touch all points of a part, stands apart: `test_combined_forces_are_the_sum_by_pixel`
+    "prdl+icp": CombinedRaster(
+        PrdlRaster(5, PrdlConfig(statistics=("min", "max")), DOUBLE), IcpRaster(DOUBLE), 0.7, 4.0
+    ),
 }
 by_loss = pytest.mark.parametrize("name", LOSSES)
+
+
+def single(name: str) -> Any:
+    """The loss in single precision, as the solver takes it."""
+    loss, dtype = LOSSES[name], torch.float32
+    if isinstance(loss, CombinedRaster):
+        return replace(loss, first=replace(loss.first, dtype=dtype), second=replace(loss.second, dtype=dtype))
+    return replace(loss, dtype=dtype)
 
 
 def region(seed: int, resolution: int = 13) -> Tensor:
@@ -162,11 +187,34 @@ def silhouette_naive(mask: Tensor, goal: Tensor, points: Tensor) -> tuple[Tensor
     return loss.scale_px**2 * (1.0 - common / union), rows
 
 
+def distances_naive(mask: Tensor, points: Tensor, anchors: list[int]) -> list[Tensor]:
+    """From each anchor to the nearest and to the furthest of the mask's points, by their places in the raster."""
+    found = []
+    for anchor in anchors:
+        furthest = int(furthest_pixels(mask, torch.tensor([anchor]))[0])
+        away = (at_rest(mask)[flat_pixels(mask)] - at_rest(mask)[anchor]).norm(dim=1)
+        assert float((at_rest(mask)[furthest] - at_rest(mask)[anchor]).norm()) == float(away.max())
+        for pixel in (closest(anchor, flat_pixels(mask), mask), furthest):
+            found.append(((points[pixel] - at_rest(mask)[anchor]).square().sum() + EPSILON).sqrt())
+    return found
+
+
+def prdl_icp_naive(mask: Tensor, goal: Tensor, points: Tensor) -> tuple[Tensor, list[Tensor]]:
+    loss = LOSSES["prdl+icp"]
+    anchors = anchor_grid(loss.first.anchors, mask.shape[0]).tolist()
+    seen, wanted = distances_naive(mask, points, anchors), distances_naive(goal, at_rest(goal), anchors)
+    rows = [math.sqrt(0.7 / len(anchors)) * (one - other) for one, other in zip(seen, wanted, strict=True)]
+    energy, outlines = icp_naive(mask, goal, points)
+    both = torch.stack(rows).square().sum() + 4.0 * energy
+    return both, [*rows, *(math.sqrt(4.0) * row for row in outlines)]
+
+
 NAIVE: dict[str, Naive] = {
     "chamfer": chamfer_naive,
     "density-chamfer": density_chamfer_naive,
     "icp": icp_naive,
     "silhouette": silhouette_naive,
+    "prdl+icp": prdl_icp_naive,
 }
 
 
@@ -206,7 +254,7 @@ def test_energy_and_forces_equal_loops_and_autograd(name: str, seed: int) -> Non
 
 @by_loss
 def test_truth_has_no_energy_and_no_pull(name: str) -> None:
-    loss = replace(LOSSES[name], dtype=torch.float32)
+    loss = single(name)
     masks = torch.stack([region(seed) for seed in range(6)]).view(2, 3, 13, 13)
     seen = loss.see(masks, loss.describe(masks), torch.ones(2, 3, dtype=DOUBLE))
     points = seen.forces(every(2)).points
@@ -233,6 +281,8 @@ def test_empty_sides_say_nothing(name: str) -> None:
     masks = torch.stack([nothing, something, nothing, something])[None]
     goals = torch.stack([something, nothing, nothing, region(1)])[None]
     weights = torch.ones(1, 4, dtype=DOUBLE)
+    if name == "prdl+icp":  # PRDL leaves it to the weights what the photo does not show
+        weights[0, 1:3] = 0.0
     seen = loss.see(masks, loss.describe(goals), weights)
     alone = loss.see(masks[:, 3:], loss.describe(goals[:, 3:]), weights[:, 3:])
     assert seen.energy[0, :3].tolist() == [0.0, 0.0, 0.0]
@@ -242,16 +292,21 @@ def test_empty_sides_say_nothing(name: str) -> None:
     assert not bool(silent.energy.any()) and silent.forces(every(1)).points.pixel.numel() == 0
 
 
-def assert_same(one: PointForces, other: PointForces) -> None:
-    for field in fields(PointForces):
+def assert_same(one: Any, other: Any) -> None:
+    """Every bit of two nested dataclasses of finite tensors."""
+    assert type(one) is type(other)
+    for field in fields(one):
         first, second = getattr(one, field.name), getattr(other, field.name)
-        assert torch.equal(first, second) and bool(torch.isfinite(first.double()).all()), field.name
+        if isinstance(first, Tensor):
+            assert torch.equal(first, second) and bool(torch.isfinite(first.double()).all()), field.name
+        else:
+            assert_same(first, second)
 
 
 @by_loss
 def test_photos_do_not_depend_on_their_batch(name: str) -> None:
     """Bit by bit, and whichever photos of the batch are asked for, in whichever order."""
-    loss = replace(LOSSES[name], dtype=torch.float32)
+    loss = single(name)
     masks = torch.stack([region(seed, 40) for seed in range(10)]).view(5, 2, 40, 40)
     goals = torch.stack([region(seed, 40) for seed in range(10, 20)]).view(5, 2, 40, 40)
     goals[2, 0] = False
@@ -262,9 +317,8 @@ def test_photos_do_not_depend_on_their_batch(name: str) -> None:
     forces = together.forces(asked).points
     for number, photo in enumerate(asked.tolist()):
         row = slice(photo, photo + 1)
-        own = replace(target, **{field.name: getattr(target, field.name)[row] for field in fields(target)})
-        for field in fields(own):
-            assert torch.equal(getattr(own, field.name), getattr(loss.describe(goals[row]), field.name))
+        own = rows_of(target, torch.tensor([photo]))
+        assert_same(own, loss.describe(goals[row]))
         alone = loss.see(masks[row], own, weights[row])
         assert torch.equal(alone.energy, together.energy[row])
         mine = torch.div(forces.pixel, 1600, rounding_mode="floor") == number
@@ -293,6 +347,45 @@ def test_steps_lead_to_the_truth(name: str, shift: tuple[float, float]) -> None:
         errors.append(float((centre - middle).norm()))
         centre = centre - torch.linalg.solve(matrix, points.pull.double().sum(0)).float()
     assert errors[1] < 0.9 * errors[0] and errors[-1] < 0.2, errors
+
+
+def test_combined_forces_are_the_sum_by_pixel() -> None:
+    """Of the default loss, mean statistic included: each loss alone, times its share, added up at every pixel."""
+    config = FitConfig(anchors=5, combined=CombinedConfig(prdl=0.7, icp=4.0))
+    loss = part_loss(config, DOUBLE)
+    assert isinstance(loss, CombinedRaster)
+    masks = torch.stack([region(seed) for seed in range(6)]).view(2, 3, 13, 13)
+    goals = torch.stack([region(seed) for seed in range(6, 12)]).view(2, 3, 13, 13)
+    weights = torch.rand(2, 3, generator=torch.Generator().manual_seed(0), dtype=DOUBLE) + 0.5
+    seen = loss.see(masks, loss.describe(goals), weights)
+    alone = [
+        (share, each.see(masks, each.describe(goals), weights))
+        for share, each in (
+            (0.7, PrdlRaster(5, config.prdl, DOUBLE)),
+            (4.0, IcpRaster(DOUBLE)),
+        )
+    ]
+    torch.testing.assert_close(seen.energy, sum(share * each.energy for share, each in alone))
+    for photos in (every(2), torch.tensor([1])):
+        found, size = seen.forces(photos), len(photos) * 13 * 13
+        expected, total = torch.zeros(2, size, 5, dtype=DOUBLE)
+        for share, each in alone:
+            add_up(each.forces(photos).points, share, expected)
+        add_up(found.points, 1.0, total)
+        torch.testing.assert_close(total, expected)
+        assert bool((found.points.pixel.diff() >= 0).all())
+        share, prdl = alone[0]
+        dense, own = found.dense, prdl.forces(photos).dense
+        assert dense is not None and own is not None and float(own.residual.abs().max()) > 0.1
+        for name in ("pixel", "direction", "residual"):
+            assert torch.equal(getattr(dense, name), getattr(own, name))
+        torch.testing.assert_close(dense.weight, share * own.weight)
+
+
+def add_up(points: PointForces, share: float, total: Tensor) -> None:
+    """Forces by pixel (M, 5): pull and stiffness."""
+    for pixel, pull, stiffness in zip(points.pixel.tolist(), points.pull, points.stiffness, strict=True):
+        total[pixel] += share * torch.cat([pull, stiffness])
 
 
 def pair(apart: int) -> tuple[Tensor, Tensor]:
@@ -362,7 +455,7 @@ def test_normals_of_a_disc_point_outwards() -> None:
 @by_loss
 def test_cuda_agrees_with_the_cpu(name: str) -> None:
     """Equally near pixels may be chosen otherwise, which changes how many share one, and where a pull acts."""
-    loss = replace(LOSSES[name], dtype=torch.float32)
+    loss = single(name)
     masks = torch.stack([region(seed, 40) for seed in range(8)]).view(2, 4, 40, 40)
     goals = torch.stack([region(seed, 40) for seed in range(8, 16)]).view(2, 4, 40, 40)
     goals[1, 2], masks[0, 1] = False, False

@@ -78,9 +78,9 @@ def evaluate_losses_command(
     reaches undisturbed on that photo. Shown is the share that did, in percent, and in brackets the share at the limit.
 
     --known-heads adds the mean error of the shape without expression, mm, on heads drawn from the model, whose labels
-    and landmarks are off by smooth fields of 1.5 crop px. --ablate shows which statistics, anchors, cuts and points
-    matter in PRDL. --tune tries weights and says which ones photos, leaving one out at a time, choose by the highest
-    overlap at a mean identity RMS of at most 0.7, and which ones known heads choose by the lowest error.
+    and landmarks are off by smooth fields of 0.75 and 1.5 crop px. --ablate shows which statistics, anchors, cuts and
+    points matter in PRDL. --tune tries weights and says which ones photos, leaving one out at a time, choose by the
+    highest overlap at a mean identity RMS of at most 0.7, and which ones known heads choose by the lowest error.
 
     Exit code: 0 all photos fitted; 1 some photo could not be fitted; 2 wrong usage.
     """

@@ -35,13 +35,18 @@ LossOption = Annotated[
 ]
 SolverOption = Annotated[
     Solver,
-    typer.Option("--solver", help="'lm' is Levenberg-Marquardt, 'adam' the slow plain reference."),
+    typer.Option(
+        "--solver", help="'lm' is Levenberg-Marquardt, 'adam' the slow reference, for --loss prdl or landmarks."
+    ),
 ]
 AnchorsOption = Annotated[
     int, typer.Option("--anchors", min=2, max=224, help="Anchor points along each side of the face crop.")
 ]
 IterationsOption = Annotated[
-    int, typer.Option("--iterations", min=1, help="Most Levenberg-Marquardt steps (Adam takes 20 times as many).")
+    int,
+    typer.Option(
+        "--iterations", min=1, help="Most evaluations of the energy with parts (Adam takes 20 times as many steps)."
+    ),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of random draws.")]
 DeviceOption = Annotated[

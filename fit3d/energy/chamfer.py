@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fit3d.devices import exact_dtype
 from fit3d.energy.pixels import border_of, nearest_pixels
 from fit3d.energy.pulls import (
     Pulls,
@@ -94,7 +95,7 @@ class ChamferRaster:
         each_model, each_photo = point_weights(counted, masks), point_weights(counted, target.mask)
         seen = nearest_pixels(masks, raster_pixels(masks))
         pulls = [target.hold(masks, (each_model + each_photo) / 2)]
-        energy = torch.zeros(weights.shape, dtype=torch.float64, device=weights.device)
+        energy = torch.zeros(weights.shape, dtype=exact_dtype(weights.device), device=weights.device)
         for matches, each in (
             (matches_from(masks & ~target.mask & active, target.nearest, moves=True), each_model),
             (matches_from(target.mask & ~masks & active, seen, moves=False), each_photo),
@@ -144,7 +145,7 @@ class DensityAwareChamferRaster:
         each_model, each_photo = point_weights(counted, masks), point_weights(counted, target.mask)
         seen = nearest_pixels(masks, raster_pixels(masks))
         pulls = [target.hold(masks, (each_model + each_photo) / 2)]
-        energy = torch.zeros(weights.shape, dtype=torch.float64, device=weights.device)
+        energy = torch.zeros(weights.shape, dtype=exact_dtype(weights.device), device=weights.device)
         for matches, each, chosen in (
             (model := matches_from(masks & active, target.nearest, moves=True), each_model, model.photo),
             (photo := matches_from(target.mask & active, seen, moves=False), each_photo, photo.model),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fit3d.devices import exact_dtype
 from fit3d.energy.pixels import border_of, nearest_pixels, nearest_to_each
 from fit3d.energy.pulls import (
     Matches,
@@ -70,7 +71,7 @@ class IcpRaster:
         counted = counted_weights(weights, masks, target.mask)
         active = (counted > 0)[..., None, None]
         border = border_of(masks)
-        pulls, energy = [], torch.zeros(weights.shape, dtype=torch.float64, device=weights.device)
+        pulls, energy = [], torch.zeros(weights.shape, dtype=exact_dtype(weights.device), device=weights.device)
         back = target.mask & active
         part, pixel, nearest = nearest_to_each(border, back)
         for matches, chosen in (

@@ -57,7 +57,7 @@ class SeenParts(Protocol):
 
     @property
     def energy(self) -> Tensor:
-        """(B, P) float64, weighted; 0 where either side of a part is empty."""
+        """(B, P) `devices.exact_dtype`, weighted; 0 where either side of a part is empty."""
         ...
 
     def forces(self, photos: Tensor) -> Forces:

@@ -216,9 +216,10 @@ def _search(points: Tensor, anchors: Tensor, masks: Tensor) -> tuple[Tensor, Ten
 def without_specks(masks: Tensor, share: float, smallest: int) -> Tensor:
     """Masks (..., R, R) bool without pieces smaller than `share` of the largest piece of their mask, or than `smallest`
     pixels. Pieces are joined by edges, not corners."""
-    if devices.on_cpu(masks):
-        flat = masks.numpy().reshape(-1, *masks.shape[-2:])
-        return torch.from_numpy(np.stack([_without_specks(mask, share, smallest) for mask in flat])).view_as(masks)
+    if devices.on_cpu(masks) or masks.device.type == "mps":  # MPS scatters no whole numbers by minimum
+        flat = masks.cpu().numpy().reshape(-1, *masks.shape[-2:])
+        kept = np.stack([_without_specks(mask, share, smallest) for mask in flat])
+        return torch.from_numpy(kept).to(masks.device).view_as(masks)
     return without_specks_by_labels(masks, share, smallest)
 
 

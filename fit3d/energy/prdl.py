@@ -110,6 +110,7 @@ def prdl_loss(
     Zero with zero gradient when either set is empty: a part that is hidden on one side says nothing.
     """
     _check(points, anchors, weights, statistics)
+    _check_pairs(target_points=target_points)
     if points.shape[-2] == 0 or target_points.shape[-2] == 0:
         return points[..., :0, :].sum((-2, -1))
     target = descriptor(target_points.to(points), anchors, statistics=statistics)
@@ -187,9 +188,7 @@ def _few_anchors(points: Tensor, anchors: Tensor) -> list[slice]:
 
 
 def _check(points: Tensor, anchors: Tensor, weights: Tensor | None, statistics: Sequence[Statistic]) -> None:
-    for name, tensor in (("points", points), ("anchors", anchors)):
-        if tensor.ndim < 2 or tensor.shape[-1] != 2:
-            raise ValueError(f"{name}: got shape {tuple(tensor.shape)}, expected pairs of coordinates, (..., 2)")
+    _check_pairs(points=points, anchors=anchors)
     if anchors.ndim != 2 or anchors.shape[0] == 0:
         raise ValueError(f"anchors: got shape {tuple(anchors.shape)}, expected (A, 2) with at least one anchor")
     if not statistics or not set(statistics) <= set(STATISTICS):
@@ -200,3 +199,9 @@ def _check(points: Tensor, anchors: Tensor, weights: Tensor | None, statistics: 
         )
     if weights is not None and weights.numel() and not bool(weights.sum() > 0):
         raise ValueError("weights: the areas add up to nothing; leave out parts without area")
+
+
+def _check_pairs(**tensors: Tensor) -> None:
+    for name, tensor in tensors.items():
+        if tensor.ndim < 2 or tensor.shape[-1] != 2:
+            raise ValueError(f"{name}: got shape {tuple(tensor.shape)}, expected pairs of coordinates, (..., 2)")

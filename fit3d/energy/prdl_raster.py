@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fit3d.config import PrdlConfig
+from fit3d.devices import exact_dtype
 from fit3d.energy.part_loss import DenseRows, Forces, PointForces, gather_forces
 from fit3d.energy.pixels import anchor_grid, furthest_pixels, lattice_thinning, nearest_pixels, spread_pixels
 from fit3d.energy.prdl import EPSILON
@@ -140,7 +141,8 @@ class SeenPrdl:
 
     @property
     def energy(self) -> Tensor:
-        energy = torch.zeros(self.weights.shape, dtype=torch.float64, device=self.weights.device)
+        device = self.weights.device
+        energy = torch.zeros(self.weights.shape, dtype=exact_dtype(device), device=device)
         for rows in (*self.singles, *((self.mean,) if self.mean else ())):
             energy += self.weights * rows.residual.square().mean(-1)
         return energy

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fit3d.devices import exact_dtype
 from fit3d.energy.part_loss import Forces, gather_forces
 from fit3d.energy.pixels import pixel_centres
 
@@ -49,7 +50,7 @@ class SeenPulls:
     """A loss made of pulls, evaluated on a batch; implements `SeenParts`."""
 
     energy: Tensor
-    """(B, P) float64; 0 where either side of a part is empty."""
+    """(B, P) `exact_dtype`; 0 where either side of a part is empty."""
     pulls: Pulls
     area: int
     """Pixels of the raster."""
@@ -90,9 +91,9 @@ def point_weights(weights: Tensor, masks: Tensor) -> Tensor:
 
 
 def sum_by_part(values: Tensor, part: Tensor, like: Tensor) -> Tensor:
-    """(B, P) float64: values (M,) summed by part (M,) int64; `like` (B, P) tells shape and device."""
-    total = torch.zeros(like.numel(), dtype=torch.float64, device=like.device)
-    return total.index_add_(0, part, values.double()).view_as(like)
+    """(B, P) `exact_dtype`: values (M,) summed by part (M,) int64; `like` (B, P) tells shape and device."""
+    total = torch.zeros(like.numel(), dtype=exact_dtype(like.device), device=like.device)
+    return total.index_add_(0, part, values.to(total)).view_as(like)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fit3d.devices import exact_dtype
 from fit3d.energy.pixels import border_of, nearest_pixels, pixel_centres
 from fit3d.energy.pulls import Pulls, SeenPulls, counted_weights, normals_at, raster_pixels
 
@@ -93,7 +94,8 @@ class SilhouetteRaster:
             weight * by_coverage * by_distance,
             weight * by_distance.square(),
         )
-        return SeenPulls(price.double() * loss.double(), pulls, area)
+        exact = exact_dtype(masks.device)
+        return SeenPulls(price.to(exact) * loss.to(exact), pulls, area)
 
     def _look(self, masks: Tensor) -> Softened:
         everywhere = raster_pixels(masks)

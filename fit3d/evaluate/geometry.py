@@ -251,7 +251,7 @@ def observe_known(
     coefficients = torch.cat([head.identity, head.expression]).to(geometry.surface.mean)
     at = Parameters.of_one(coefficients, pose[:3, :3], pose[:3, 3], head.camera.focal_px, head.camera.principal_px)
     parts = visible_parts(geometry, coefficients, head.camera)
-    px = place_landmarks(geometry, at).projected.px[0].double().cpu().numpy()
+    px = place_landmarks(geometry, at).projected.px[0].cpu().double().numpy()
     exact = Observation(Landmarks(layout, px, TRUTH), parts, TRUTH)
     return with_noise(exact, noise_px, generator, config)
 
@@ -341,7 +341,7 @@ def fit_known(
     config: FitConfig,
     focal_is_known: bool = True,
 ) -> list[Fit]:
-    """Fit what was observed of known heads in one batch, for which more than `BATCH` are too many."""
+    """Fit what was observed of known heads."""
     faces = []
     for photo, seen in zip(photos, observations, strict=True):
         camera = photo.head.camera

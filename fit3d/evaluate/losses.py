@@ -186,8 +186,12 @@ def score_loss(
             failures[labelled.photo] = f"mean Part IoU {100.0 * score.part_iou['mean']:.0f} %"
     chosen = face_vertices(model)
     errors = []
-    for head in heads:
-        fit, _, _ = _fit(variant.prepare(model, head.face))
+    for number, head in enumerate(heads, 1):
+        try:
+            fit, _, _ = _fit(variant.prepare(model, head.face))
+        except PhotoError as error:
+            failures[f"known head {number}"] = str(error)
+            continue
         expressionless = torch.zeros(len(model.expression))
         found, truth = (model.vertices(a, expressionless)[chosen] for a in (fit.identity.float(), head.identity))
         errors.append(float(aligned_errors_mm(found, truth, with_scale=True).mean()))
@@ -270,9 +274,9 @@ def disturb(at: Parameters, disturbance: Disturbance, middle: Tensor, side_px: f
     turn = torch.tensor(disturbance.turn_deg, dtype=torch.float64).deg2rad()
     x, y, z = turn.tolist()
     skew = torch.tensor([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]], dtype=torch.float64)
-    before = at.rotation[0].double().cpu()
+    before = at.rotation[0].cpu().double()
     rotation = before @ torch.linalg.matrix_exp(skew)
-    place = (before @ middle + at.translation[0].double().cpu()) / disturbance.scale
+    place = (before @ middle + at.translation[0].cpu().double()) / disturbance.scale
     px = torch.tensor([*disturbance.shift, 0.0], dtype=torch.float64) * side_px
     place = place + px * place[2] / float(at.focal_px[0])
     translation = place - rotation @ middle
@@ -326,8 +330,10 @@ class Basin:
 def reference_poses(
     model: MorphableModel, faces: Sequence[LabelledFace], config: FitConfig
 ) -> list[tuple[Tensor, Tensor]]:
-    """Rotation (3, 3) and translation (3,), metres, of each face by its landmarks alone."""
-    batch = prepare(model, [labelled.face for labelled in faces], replace(config, loss="landmarks"))
+    """Rotation (3, 3) and translation (3,), metres, of each face by its landmarks alone, at the assumed focal length,
+    which is where the fits start."""
+    held = replace(config, loss="landmarks", focal=replace(config.focal, refine_sd=0.0))
+    batch = prepare(model, [labelled.face for labelled in faces], held)
     at = fit_landmarks(batch).at
     return list(zip(at.rotation, at.translation, strict=True))
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fit3d import labels
+from fit3d.devices import exact_dtype
 from fit3d.energy.pixels import anchor_grid, pixel_centres
 from fit3d.energy.prdl import EPSILON
 from fit3d.energy.prdl_raster import PrdlRaster
@@ -68,8 +69,9 @@ class Rows:
     """(B, P, A) px."""
 
     def energy(self, weights: Tensor) -> Tensor:
-        """(B,) float64: mean over the anchors, summed over the parts by `weights` (B, P)."""
-        return (weights.double() * self.residual.double().square().mean(-1)).sum(-1)
+        """(B,) `exact_dtype`: mean over the anchors, summed over the parts by `weights` (B, P)."""
+        exact = exact_dtype(weights.device)
+        return (weights.to(exact) * self.residual.to(exact).square().mean(-1)).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -134,14 +136,16 @@ class VertexObjective(Objective):
         if "max" in config.statistics:
             singles.append(points.single(1, anchors(loss.anchors), described.furthest))
         counted = self.targets.part_weights * ~points.empty
-        energy = (self.targets.part_weights * points.empty).sum(1).double() * self.missing_part_energy
+        missing = (self.targets.part_weights * points.empty).sum(1).to(exact_dtype(area.device))
+        energy = missing * self.missing_part_energy
         for rows in (*singles, *((mean,) if mean else ())):
             energy += rows.energy(counted)
-        fields = {**vars(without), "terms": {**without.terms, self.config.loss: energy.cpu()}}
+        fields = {**vars(without), "terms": {**without.terms, self.config.loss: energy.cpu().double()}}
         return VertexEvaluation(**fields, singles=tuple(singles), mean=mean, part_weights=counted)
 
     def quadratic(self, evaluation: Evaluation, photos: Tensor) -> Quadratic:
         """Gauss-Newton models around an evaluation, see `Objective.quadratic`; areas and choices are held."""
+        photos = photos.to(self.geometry.surface.mean.device)
         model = super().quadratic(evaluation, photos)
         if not isinstance(evaluation, VertexEvaluation):
             return model

@@ -52,7 +52,7 @@ def differentiable_energy(objective: Objective, start: Parameters, step: Tensor)
     (masks,) = part_masks(part_labels, objective.targets.hidden, objective.targets.above_brows)
     resolution, target = config.crop.resolution, objective.targets.described
     fine, coarse = (
-        pixel_centres(anchor_grid(count, resolution, extent=prdl.config.extent), resolution, step.dtype)
+        pixel_centres(anchor_grid(count, resolution, step.device, prdl.config.extent), resolution, step.dtype)
         for count in (prdl.anchors, prdl.config.mean_anchors)
     )
     for part in range(len(labels.PRDL_PARTS)):

@@ -156,7 +156,11 @@ def fit_landmarks(batch: FaceBatch) -> Outcome[Parameters]:
 
 
 def refine_with_parts(batch: FaceBatch, start: Parameters) -> Outcome[Parameters]:
-    """Go on with parts added, with the solver of the configuration."""
+    """Go on with parts added, with the solver of the configuration.
+
+    With more than `COARSE_ANCHORS` the energies told are those of the dense grid, from where the coarse one ended;
+    steps and evaluations are of both, and the stop reason is the coarse one's.
+    """
     config = batch.config
     if config.solver == "adam":
         return minimise_adam(batch.objective, start, config.iterations * STEPS_PER_ITERATION)
@@ -166,7 +170,9 @@ def refine_with_parts(batch: FaceBatch, start: Parameters) -> Outcome[Parameters
     coarse = part_loss(replace(config, anchors=COARSE_ANCHORS))
     assert coarse is not None
     first = minimise(batch.objective.with_loss(coarse), start, descent)
-    return minimise(batch.objective, first.at, replace(descent, iterations=FINE_ITERATIONS))
+    last = minimise(batch.objective, first.at, replace(descent, iterations=FINE_ITERATIONS))
+    steps, evaluations = first.steps + last.steps, first.evaluations + last.evaluations
+    return replace(last, steps=steps, evaluations=evaluations, stop_reasons=first.stop_reasons)
 
 
 @lru_cache(maxsize=4)
@@ -234,7 +240,7 @@ def _mean_head(
 
 def part_centres(geometry: FaceGeometry) -> Tensor:
     """(9, 3) float64, metres: centre of area of each label from 0 to 8 on the mean head; NaN where there is none."""
-    corners = geometry.surface.mean[geometry.triangles].double().cpu()
+    corners = geometry.surface.mean[geometry.triangles].cpu().double()
     area = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(dim=1)[:, None]
     label = geometry.triangle_label.cpu()
     centres = []
@@ -248,13 +254,13 @@ def results(batch: FaceBatch, outcomes: Sequence[Outcome[Parameters]]) -> list[F
     """What the stages' outcomes, of which the last tells, mean for each face."""
     last, objective = outcomes[-1], batch.objective
     at, geometry = last.at, objective.geometry
-    placed = place_landmarks(geometry, at).projected.px.double().cpu().numpy()
+    placed = place_landmarks(geometry, at).projected.px.cpu().double().numpy()
     fits = []
     for index, face in enumerate(batch.faces):
         crop = objective.targets.crops[index]
         pose = torch.eye(4, dtype=torch.float64)
-        pose[:3, :3] = _nearest_rotation(at.rotation[index].double().cpu())
-        pose[:3, 3] = at.translation[index].double().cpu()
+        pose[:3, :3] = _nearest_rotation(at.rotation[index].cpu().double())
+        pose[:3, 3] = at.translation[index].cpu().double()
         focal = batch.focal_px[index]
         if bool(objective.zoom_is_free[index]):
             focal = float(at.focal_px[index]) / crop.scale
@@ -264,8 +270,8 @@ def results(batch: FaceBatch, outcomes: Sequence[Outcome[Parameters]]) -> list[F
         overlap = part_iou(parts, face.observation.parts)
         fits.append(
             Fit(
-                identity=coefficients[: geometry.identity_count].double().cpu(),
-                expression=coefficients[geometry.identity_count :].double().cpu(),
+                identity=coefficients[: geometry.identity_count].cpu().double(),
+                expression=coefficients[geometry.identity_count :].cpu().double(),
                 camera=camera,
                 crop=crop,
                 parts=parts,

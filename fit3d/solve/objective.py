@@ -75,7 +75,8 @@ class Objective:
         low, high = self._bounds
         here = torch.cat([at.coefficients, at.translation.new_zeros(len(at), POSE_SIZE)], 1)
         here[:, -1] = at.zoom
-        low, high = low - here.to(low), high - here.to(high)
+        here = here.to(low.device).double()
+        low, high = low - here, high - here
         low[:, -1] = torch.where(self.zoom_is_free.to(low.device), low[:, -1], 0.0)
         high[:, -1] = torch.where(self.zoom_is_free.to(high.device), high[:, -1], 0.0)
         return low, high
@@ -131,14 +132,15 @@ class Objective:
         return offset[:, :count], offset[:, count:-POSE_SIZE]
 
     def _sparsity(self, expression: Tensor) -> Sparsity:
-        return expression_sparsity(expression, self.geometry.expression_bounds.to(expression), self.config.prior)
+        bounds = self.geometry.expression_bounds.to(expression.device).double()
+        return expression_sparsity(expression, bounds, self.config.prior)
 
     def _prior_offset(self, at: Parameters) -> Tensor:
         """(B, P) float64: how far each parameter is from what the prior expects; pose is free."""
         offset = at.coefficients.new_zeros(len(at), self.geometry.parameter_count)
         offset[:, : at.coefficients.shape[1]] = at.coefficients
         offset[:, -1] = at.zoom
-        return offset.to(self.precision)
+        return offset.to(self.precision.device).double()
 
     def look(self, at: Parameters) -> tuple[Fragments, Tensor]:
         """Rasterise the outer surface in the crop: fragments, and the part label (B, R, R) int32 of each pixel."""
@@ -151,6 +153,7 @@ class Objective:
 
     def quadratic(self, evaluation: Evaluation, photos: Tensor) -> Quadratic:
         """Gauss-Newton models around an evaluation, of its photos (n,) int64, in steps of `Parameters.moved`."""
+        photos = photos.to(self.geometry.surface.mean.device)
         model = self._landmark_quadratic(evaluation, photos) + self._prior_quadratic(evaluation, photos)
         return model if evaluation.seen is None else model + self._parts_quadratic(evaluation, photos)
 

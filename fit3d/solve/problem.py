@@ -75,7 +75,7 @@ class Parameters:
 
     def with_rows(self, photos: Tensor, other: Parameters) -> Parameters:
         """The same with the faces of `other` in place of the faces `photos` (n,)."""
-        names = [each.name for each in fields(self)]
+        names, photos = [each.name for each in fields(self)], photos.to(self.rotation.device)
         return Parameters(*(getattr(self, name).index_copy(0, photos, getattr(other, name)) for name in names))
 
     def moved(self, step: Tensor) -> Parameters:

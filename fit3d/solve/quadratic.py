@@ -31,6 +31,7 @@ class Quadratic:
 
     def with_rows(self, photos: Tensor, other: Quadratic) -> Quadratic:
         """The same with `other` (of n photos) in place of the photos (n,)."""
+        photos = photos.to(self.gradient.device)
         return Quadratic(
             self.gradient.index_copy(0, photos, other.gradient), self.hessian.index_copy(0, photos, other.hessian)
         )
@@ -81,5 +82,8 @@ class Quadratic:
 
 
 def solver_device(device: torch.device) -> torch.device:
-    """Where small double-precision algebra is done: on the device, or on the CPU for devices without doubles."""
+    """Where small double-precision algebra is done: on the device, or on the CPU for devices without doubles.
+
+    Tensors go there first and become doubles there: MPS does not do both in one step.
+    """
     return device if device.type == "cuda" else torch.device("cpu")
