@@ -25,7 +25,7 @@ from fit3d.solve.quadratic import Quadratic, solver_device
 from fit3d.targets import Targets, part_masks, unit_px
 
 ZOOM_LIMIT = 0.7
-"""The focal length is sought between half and twice the assumed one."""
+"""Of the zoom: the focal length is sought between about half and twice the assumed one."""
 
 
 @dataclass(frozen=True)
