@@ -96,8 +96,8 @@ def fit_observations(model: MorphableModel, faces: Sequence[Face], config: FitCo
     """Fit `model` to each of several faces with landmarks of one layout, many in one tensor program.
 
     Each face converges and stops on its own; on a CPU its result has the same bits in any company. Faces go in groups
-    of `GROUP`, so working memory does not grow with their number; `threads` groups at a time, which helps on a CPU. Raises
-    ObservationError if a face has neither landmarks nor parts enough.
+    of `GROUP`, so working memory does not grow with their number; `threads` groups at a time, which helps on a CPU.
+    Raises ObservationError if a face has neither landmarks nor parts enough.
     """
     size = GROUP.get(torch.device(config.device).type, GROUP["cpu"])
     groups = [faces[start : start + size] for start in range(0, len(faces), size)]

@@ -31,7 +31,7 @@ class Parameters:
     translation: Tensor
     """(B, 3) metres, the head's origin in the camera frame."""
     zoom: Tensor
-    """(B,): focal length over the assumed one is (1 + zoom / 2) / (1 - zoom / 2), which is exp(zoom) to second order."""
+    """(B,): focal length over the assumed one is (1 + zoom / 2) / (1 - zoom / 2), exp(zoom) to second order."""
     assumed_focal_px: Tensor
     """(B,) crop px."""
     principal_px: Tensor
