@@ -92,6 +92,21 @@ class Crop:
         return (points_px - points_px.new_tensor([self.left, self.top])) * self.scale
 
 
+def cam_from_turned_world(yaw_deg: float, pitch_deg: float) -> Tensor:
+    """(3, 3) float64 rotation of a camera that goes around the head: positive yaw shows more of the person's left side,
+    positive pitch looks from above; 0, 0 looks straight at the face."""
+    yaw, pitch = math.radians(yaw_deg), math.radians(pitch_deg)
+    about_y = torch.tensor(
+        [[math.cos(yaw), 0.0, -math.sin(yaw)], [0.0, 1.0, 0.0], [math.sin(yaw), 0.0, math.cos(yaw)]],
+        dtype=torch.float64,
+    )
+    about_x = torch.tensor(
+        [[1.0, 0.0, 0.0], [0.0, math.cos(pitch), -math.sin(pitch)], [0.0, math.sin(pitch), math.cos(pitch)]],
+        dtype=torch.float64,
+    )
+    return torch.tensor(CAM_FROM_FRONTAL_WORLD, dtype=torch.float64) @ about_x @ about_y
+
+
 def px_from_cam(points_cam: Tensor, focal_px: float | Tensor, principal_px: tuple[float, float]) -> Tensor:
     """Pinhole projection `f * (x / z, y / z) + c` of camera points (..., 3), metres, to pixels (..., 2)."""
     return focal_px * points_cam[..., :2] / points_cam[..., 2:] + points_cam.new_tensor(principal_px)

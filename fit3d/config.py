@@ -31,6 +31,11 @@ class CropConfig:
         check_whole("crop.resolution", self.resolution, 2)
         check_positive("crop.margin", self.margin, zero=True)
 
+    @property
+    def unit_px(self) -> float:
+        """Raster pixels of the crop per 'crop px', which are those of a 224-pixel crop."""
+        return self.resolution / 224.0
+
 
 @dataclass(frozen=True)
 class FocalConfig:

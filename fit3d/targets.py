@@ -113,11 +113,6 @@ def _labelled_box(parts: np.ndarray) -> tuple[float, float, float, float]:
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
-def unit_px(config: FitConfig) -> float:
-    """Raster pixels of the crop per 'crop px' of the configuration, which are those of a 224-pixel crop."""
-    return config.crop.resolution / 224.0
-
-
 def crop_labels(parts: np.ndarray, crop: Crop) -> tuple[np.ndarray, np.ndarray]:
     """The label under each crop pixel's centre (R, R) uint8, and which centres lie within the photo (R, R) bool."""
     height, width = parts.shape
@@ -161,7 +156,7 @@ def make_targets(
     out_of_sight, above_brows = torch.from_numpy(hidden).to(config.device), torch.from_numpy(above).to(config.device)
     masks = part_masks(observed, out_of_sight, above_brows)
     weights = torch.tensor(config.parts.weights, dtype=dtype, device=config.device)
-    part_weights = masks.flatten(2).any(2) * weights * (loss_weight(config) / unit_px(config) ** 2)
+    part_weights = masks.flatten(2).any(2) * weights * (loss_weight(config) / config.crop.unit_px**2)
     landmarks = [_landmark_target(each, crop, config, dtype) for each, crop in zip(observations, crops, strict=True)]
     return Targets(
         crops=crops,
@@ -181,7 +176,7 @@ def make_targets(
 def _landmark_target(observation: Observation, crop: Crop, config: FitConfig, dtype: torch.dtype) -> LandmarkTarget:
     landmarks = observation.landmarks
     px = crop.crop_from_px(torch.from_numpy(np.asarray(landmarks.points_px, dtype=np.float64)))
-    unit = unit_px(config)
+    unit = config.crop.unit_px
     noise = torch.full((px.shape[0],), config.landmarks.noise_px * unit, dtype=torch.float64)
     noise[list(CONTOUR_LANDMARKS[landmarks.layout])] = config.landmarks.contour_noise_px * unit
     noise[torch.from_numpy(beyond_photo(landmarks, observation.parts.shape))] *= config.landmarks.beyond_photo

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from fit3d.camera import CAM_FROM_FRONTAL_WORLD, Camera
+from fit3d.camera import Camera, cam_from_turned_world
 
 VIEW_PX = 800
 """Side of the pictures."""
@@ -24,16 +24,7 @@ def turned_view(
     centre_m: tuple[float, float, float] = VIEW_CENTRE_M,
 ) -> Camera:
     """A camera around the head: positive yaw shows more of the person's left side, positive pitch looks from above."""
-    yaw, pitch = math.radians(yaw_deg), math.radians(pitch_deg)
-    about_y = torch.tensor(
-        [[math.cos(yaw), 0.0, -math.sin(yaw)], [0.0, 1.0, 0.0], [math.sin(yaw), 0.0, math.cos(yaw)]],
-        dtype=torch.float64,
-    )
-    about_x = torch.tensor(
-        [[1.0, 0.0, 0.0], [0.0, math.cos(pitch), -math.sin(pitch)], [0.0, math.sin(pitch), math.cos(pitch)]],
-        dtype=torch.float64,
-    )
-    rotation = torch.tensor(CAM_FROM_FRONTAL_WORLD, dtype=torch.float64) @ about_x @ about_y
+    rotation = cam_from_turned_world(yaw_deg, pitch_deg)
     tangent = math.tan(math.radians(VIEW_FOV_DEG) / 2.0)
     pose = torch.eye(4, dtype=torch.float64)
     pose[:3, :3] = rotation

@@ -19,11 +19,12 @@ from fit3d.commands.options import (
     ModelOption,
     ParserOption,
     QuietOption,
+    SheetOption,
     SolverOption,
     check_backends,
     fit_config,
+    make_sheet_folder,
 )
-from fit3d.errors import UsageError
 from fit3d.labels import IOU_PARTS, PART_NAMES, SKIN
 
 if TYPE_CHECKING:
@@ -58,12 +59,7 @@ def evaluate_parts_command(
     anchors: AnchorsOption = DEFAULTS.anchors,
     iterations: IterationsOption = DEFAULTS.iterations,
     device: DeviceOption = DEFAULTS.device,
-    sheet: Annotated[
-        Path | None,
-        typer.Option(
-            "--sheet", metavar="FOLDER", help="Write a picture of each fit to this folder.", show_default=False
-        ),
-    ] = None,
+    sheet: SheetOption = None,
     quiet: QuietOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> int:
@@ -79,17 +75,13 @@ def evaluate_parts_command(
     import numpy as np
 
     from fit3d.evaluate.parts import average_score, contact_sheet, labelled_photos, score_photo
-    from fit3d.export.files import reason_of, write_image
+    from fit3d.export.files import write_image
     from fit3d.morphable.registry import load_model
     from fit3d.observe.label_image import read_label_image
 
     pairs = labelled_photos(folder)
     face_model = load_model(model)
-    if sheet is not None:
-        try:
-            sheet.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"--sheet {sheet}: cannot write to this folder: {reason_of(error)}") from error
+    make_sheet_folder(sheet)
     console = Console(quiet=quiet, as_json=as_json)
     scores: list[PartScore] = []
     failures: dict[str, str] = {}

@@ -19,11 +19,12 @@ from fit3d.commands.options import (
     ModelOption,
     ParserOption,
     QuietOption,
+    SheetOption,
     SolverOption,
     check_backends,
     fit_config,
+    make_sheet_folder,
 )
-from fit3d.errors import UsageError
 
 if TYPE_CHECKING:
     from fit3d.evaluate.plausibility import PlausibilityScore
@@ -52,12 +53,7 @@ def evaluate_plausibility_command(
     anchors: AnchorsOption = DEFAULTS.anchors,
     iterations: IterationsOption = DEFAULTS.iterations,
     device: DeviceOption = DEFAULTS.device,
-    sheet: Annotated[
-        Path | None,
-        typer.Option(
-            "--sheet", metavar="FOLDER", help="Write a picture of each fit to this folder.", show_default=False
-        ),
-    ] = None,
+    sheet: SheetOption = None,
     quiet: QuietOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> int:
@@ -80,16 +76,12 @@ def evaluate_plausibility_command(
         plausibility_sheet,
         worst_plausibility,
     )
-    from fit3d.export.files import output_folder, reason_of, write_image
+    from fit3d.export.files import output_folder, write_image
     from fit3d.morphable.registry import load_model
 
     pairs = photos_of(photos, observed)
     face_model = load_model(model)
-    if sheet is not None:
-        try:
-            sheet.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"--sheet {sheet}: cannot write to this folder: {reason_of(error)}") from error
+    make_sheet_folder(sheet)
     console = Console(quiet=quiet, as_json=as_json)
     scores: list[PlausibilityScore] = []
     failures: dict[str, str] = {}

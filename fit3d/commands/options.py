@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -62,6 +63,10 @@ FocalOption = Annotated[
         metavar="PX",
     ),
 ]
+SheetOption = Annotated[
+    Path | None,
+    typer.Option("--sheet", metavar="FOLDER", help="Write a picture of each fit to this folder.", show_default=False),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print JSON lines on stdout: one object per face or failed photo.")
@@ -85,6 +90,18 @@ def fit_config(
     # a second one but lose tenfold where another process wants the same cores.
     torch.set_num_threads(1)
     return replace(DEFAULTS, loss=loss, solver=solver, anchors=anchors, iterations=iterations, seed=seed, device=device)
+
+
+def make_sheet_folder(sheet: Path | None) -> None:
+    """Make the folder of `--sheet`, if it is asked for, before any work. Raises UsageError if that cannot be."""
+    if sheet is None:
+        return
+    from fit3d.export.files import reason_of
+
+    try:
+        sheet.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--sheet {sheet}: cannot write to this folder: {reason_of(error)}") from error
 
 
 def check_backends(landmarks: str, parser: str) -> None:

@@ -15,7 +15,7 @@ from fit3d.energy.silhouette import SCALE_PX, SIGMA_PX, SilhouetteRaster
 
 def part_loss(config: FitConfig, dtype: torch.dtype = torch.float32) -> PartLoss | None:
     """None for the loss 'landmarks', which does not look at parts."""
-    unit = config.crop.resolution / 224.0
+    unit = config.crop.unit_px
     if config.loss == "landmarks":
         return None
     if config.loss == "prdl":

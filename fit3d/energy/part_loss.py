@@ -70,7 +70,7 @@ class PartLoss(Protocol):
 
     Masks are (B, P, R, R) bool. `describe` is called once on the photo's side; its answer is a frozen dataclass of
     tensors with leading axis B, of which the solver takes rows when photos finish. `weights` (B, P) is the energy of
-    one squared crop px of error, 0 for parts that do not count.
+    one squared crop px of error, 0 for parts that the photo does not show.
     """
 
     def describe(self, masks: Tensor) -> Any: ...

@@ -35,7 +35,7 @@ from fit3d.solve.fit import Face, face_geometry, fit_observations, visible_parts
 from fit3d.solve.objective import place_landmarks
 from fit3d.solve.problem import Parameters
 from fit3d.solve.result import Fit
-from fit3d.targets import face_crop, unit_px
+from fit3d.targets import face_crop
 
 Seen = Literal["noise", "smooth", "clay"]
 """How landmarks err, see `disturbed` and `seen_in_clay`."""
@@ -57,7 +57,7 @@ CORRELATION_PX = 12.0
 """Distance, crop px, at which the correlation of a smooth random shift has fallen to 1/e: the border of a lip is drawn
 too high or too low as a whole, another part's otherwise."""
 BATCH = 16
-"""Most photos that are fitted together."""
+"""Photos between two moves of the progress bar."""
 SURFACE_POINTS = 2000
 """Points spread over the true face from which distances to another model's surface are measured."""
 ICP_STEPS = 30
@@ -510,7 +510,7 @@ def _spread_over_face(model: MorphableModel) -> SurfacePoints:
 
 def _px_per_unit(observation: Observation, config: FitConfig) -> float:
     """Photo px per crop px of the configuration."""
-    return unit_px(config) / face_crop(observation, config).scale
+    return config.crop.unit_px / face_crop(observation, config).scale
 
 
 def _camera(yaw_deg: float, pitch_deg: float, roll_deg: float, fov_deg: float) -> Camera:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fit3d.camera import CAM_FROM_FRONTAL_WORLD, Camera
+from fit3d.camera import Camera, cam_from_turned_world
 from fit3d.raster import Fragments, rasterise
 from fit3d.render.visibility import faces_camera
 
@@ -122,16 +122,7 @@ def three_quarter_camera(
     """
     vertices = vertices_world.detach().double().cpu()
     middle = (vertices.amin(0) + vertices.amax(0)) / 2.0
-    yaw, pitch = math.radians(yaw_deg), math.radians(pitch_deg)
-    about_y = torch.tensor(
-        [[math.cos(yaw), 0.0, -math.sin(yaw)], [0.0, 1.0, 0.0], [math.sin(yaw), 0.0, math.cos(yaw)]],
-        dtype=torch.float64,
-    )
-    about_x = torch.tensor(
-        [[1.0, 0.0, 0.0], [0.0, math.cos(pitch), -math.sin(pitch)], [0.0, math.sin(pitch), math.cos(pitch)]],
-        dtype=torch.float64,
-    )
-    rotation = torch.tensor(CAM_FROM_FRONTAL_WORLD, dtype=torch.float64) @ about_x @ about_y
+    rotation = cam_from_turned_world(yaw_deg, pitch_deg)
     turned = (vertices - middle) @ rotation.T
     focal = 0.5 * size / math.tan(math.radians(fov_deg) / 2.0)
     # the nearest distance at which every vertex falls inside the picture, with 4 % of it left free all around

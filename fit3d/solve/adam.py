@@ -19,7 +19,7 @@ from fit3d.energy.pixels import anchor_grid, pixel_centres, spread_pixels
 from fit3d.energy.prdl import descriptor_naive
 from fit3d.energy.prdl_raster import PrdlRaster
 from fit3d.energy.prior import expression_sparsity, identity_excess
-from fit3d.solve.levenberg_marquardt import Outcome
+from fit3d.solve.levenberg_marquardt import Outcome, StopReason
 from fit3d.solve.objective import Objective, place_landmarks, surface_points
 from fit3d.solve.problem import POSE_SIZE, LinearPoints, Parameters, project
 from fit3d.targets import part_masks
@@ -126,7 +126,8 @@ def _minimise_one(
     rate[:, -POSE_SIZE:] *= 0.1
     rate[:, -1] *= objective.zoom_is_free.to(rate)
     mean, square = torch.zeros_like(rate), torch.zeros_like(rate)
-    reason, index = "iterations", 0
+    reason: StopReason = "iterations"
+    index = 0
     for index in range(1, steps + 1):
         step = torch.zeros_like(rate, requires_grad=True)
         (gradient,) = torch.autograd.grad(differentiable_energy(objective, current, step), step)

@@ -16,9 +16,9 @@ from fit3d.solve.quadratic import Quadratic
 ACTIVE_SET_ROUNDS = 12
 """Most solutions for one bounded step."""
 
-StopReason = Literal["converged", "iterations", "stalled"]
+StopReason = Literal["converged", "iterations", "stalled", "watch"]
 """'converged': steps no longer lower the energy by the tolerance; 'iterations': the limit was reached; 'stalled': more
-damping did not help either."""
+damping did not help either; 'watch': whoever watched it (Adam only) has seen enough."""
 
 P = TypeVar("P", bound="Batch")
 Q = TypeVar("Q", covariant=True)
@@ -104,7 +104,7 @@ class Outcome(Generic[P]):
     """(B,) int64: accepted steps."""
     evaluations: Tensor
     """(B,) int64, the first not counted."""
-    stop_reasons: tuple[str, ...]
+    stop_reasons: tuple[StopReason, ...]
 
     @property
     def energy_start(self) -> Tensor:

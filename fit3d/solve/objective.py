@@ -22,7 +22,7 @@ from fit3d.energy.prior import (
 from fit3d.raster import Fragments, rasterise_front
 from fit3d.solve.problem import POSE_SIZE, FaceGeometry, Parameters, Projected, jacobian, project
 from fit3d.solve.quadratic import Quadratic, solver_device
-from fit3d.targets import Targets, part_masks, unit_px
+from fit3d.targets import Targets, part_masks
 
 ZOOM_LIMIT = 0.7
 """Of the zoom: the focal length is sought between about half and twice the assumed one."""
@@ -117,7 +117,7 @@ class Objective:
     @property
     def missing_part_energy(self) -> float:
         """Energy of a part of weight 1 that the photo shows and the model does not, `PartsConfig.missing_px`."""
-        return (self.config.parts.missing_px * unit_px(self.config)) ** 2
+        return (self.config.parts.missing_px * self.config.crop.unit_px) ** 2
 
     def _prior_energy(self, at: Parameters) -> Tensor:
         offset = self._prior_offset(at)

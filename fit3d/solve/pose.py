@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from fit3d.camera import CAM_FROM_FRONTAL_WORLD
+from fit3d.camera import cam_from_turned_world
 
 
 def pose_from_landmarks(
@@ -58,11 +56,7 @@ def pose_from_turn(
         weights: (N,) weights, 0 for missing ones.
     """
     points, px, weights = points.double(), px.double(), weights.double()
-    yaw = math.radians(yaw_deg)
-    about_y = points.new_tensor(
-        [[math.cos(yaw), 0.0, math.sin(yaw)], [0.0, 1.0, 0.0], [-math.sin(yaw), 0.0, math.cos(yaw)]]
-    )
-    turned = points.new_tensor(CAM_FROM_FRONTAL_WORLD) @ about_y
+    turned = cam_from_turned_world(yaw_deg, 0.0)
     share = (weights / weights.sum())[:, None]
     centre, centre_px = (share * points).sum(0), (share * px).sum(0)
     x, y = ((points - centre) @ turned.mT)[:, :2], px - centre_px
