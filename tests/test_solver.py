@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 
 import fit3d.solve.fit
 import fit3d.targets
-from fit3d.camera import Camera, Crop
+from fit3d.camera import Camera, Crop, cam_from_turned_world
 from fit3d.config import RARE_EXPRESSIONS, FitConfig, FocalConfig, Loss, PrdlConfig, PriorConfig, Statistic
 from fit3d.energy.landmarks import landmark_weights
 from fit3d.energy.losses import part_loss
@@ -42,7 +43,7 @@ from fit3d.solve.levenberg_marquardt import (
     minimise,
 )
 from fit3d.solve.objective import Evaluation, Objective, place_landmarks, surface_points
-from fit3d.solve.pose import pose_from_landmarks
+from fit3d.solve.pose import pose_from_landmarks, pose_from_turn
 from fit3d.solve.problem import POSE_SIZE, FaceGeometry, LinearPoints, Parameters, project
 from fit3d.solve.quadratic import Quadratic
 from fit3d.solve.result import Fit
@@ -426,6 +427,41 @@ def test_pose_in_closed_form(model: MorphableModel, yaw: float, roll: float) -> 
     assert float(angle) < 3.0
     assert float((translation - camera.cam_from_world[:3, 3]).norm()) < 0.1
     assert float(torch.linalg.det(rotation)) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("yaw", [-40.0, 0.0, 25.0])
+@pytest.mark.parametrize("roll_deg", [0.0, 70.0, -160.0])
+def test_pose_of_a_supposed_turn(yaw: float, roll_deg: float) -> None:
+    """Exact under scaled orthography, for any roll, scale and shift, where the supposed turn is the true one."""
+    points = 0.1 * torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    roll = math.radians(roll_deg)
+    turn = torch.tensor(
+        [[math.cos(roll), -math.sin(roll), 0.0], [math.sin(roll), math.cos(roll), 0.0], [0.0, 0.0, 1.0]]
+    )
+    rotation = turn.double() @ cam_from_turned_world(yaw, 0.0)
+    px = 900.0 * (points @ rotation.mT)[:, :2] + torch.tensor([40.0, -70.0], dtype=torch.float64)
+    found, translation = pose_from_turn(points, px, torch.ones(5), 1800.0, (10.0, 20.0), yaw)
+    torch.testing.assert_close(found, rotation, rtol=0, atol=1e-6)
+    # the middle of the points lies at focal / scale, on the ray through the middle of their pixels
+    middle = found @ points.mean(0) + translation
+    assert float(middle[2]) == pytest.approx(2.0)
+    expected = (px.mean(0) - torch.tensor([10.0, 20.0])) / 900.0
+    torch.testing.assert_close(middle[:2], expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("yaw", [-35, 30])
+def test_parts_alone_find_a_turned_head(model: MorphableModel, yaw: float) -> None:
+    """Without a single landmark: crop, start and brow line come from the labels."""
+    camera = synthetic_camera(yaw_deg=yaw)
+    observation = look(model, camera, truth(model, camera, seed=1))
+    blind = replace(
+        observation,
+        landmarks=replace(observation.landmarks, points_px=np.full_like(observation.landmarks.points_px, np.nan)),
+    )
+    fit = fit_observation(model, blind, camera.width, camera.height, camera.focal_px, FitConfig())
+    assert fit.part_iou["mean"] > 0.9 and math.isnan(fit.landmark_nme)
+    turned = fit.camera.cam_from_world[:3, :3] @ camera.cam_from_world[:3, :3].mT
+    assert float(torch.rad2deg(torch.arccos(((turned.trace() - 1) / 2).clamp(-1, 1)))) < 6.0
 
 
 @pytest.mark.parametrize("layout", ["ibug68", "mediapipe478"])
