@@ -27,7 +27,7 @@ from fit3d.morphable import ict
 from fit3d.morphable.annotation import load_annotation
 from fit3d.morphable.model import MorphableModel
 from fit3d.morphable.raw import RawModel, with_annotation
-from fit3d.observe.base import Backend, Landmarks
+from fit3d.observe.base import Backend, Landmarks, Parsing
 from fit3d.photo import Photo
 from fit3d.raster import rasterise_front
 from fit3d.resources import asset_path
@@ -153,9 +153,9 @@ class TrueLandmarks:
         self.parts = surface_labels(self.model.annotation, fragments)
         return [Landmarks("mediapipe478", view.project(marks).double().numpy(), self.backend)]
 
-    def parse(self, photo: Photo, landmarks: Landmarks) -> np.ndarray:
+    def parse(self, photo: Photo, landmarks: Landmarks) -> Parsing:
         assert self.parts is not None
-        return self.parts
+        return Parsing(self.parts)
 
 
 def test_votes_of_a_perfect_detector_are_the_truth(truth: MorphableModel) -> None:
@@ -188,7 +188,7 @@ def test_a_detector_that_sees_nothing_gives_no_vote(truth: MorphableModel) -> No
         def detect(self, photo: Photo) -> list[Landmarks]:
             return []
 
-        def parse(self, photo: Photo, landmarks: Landmarks) -> np.ndarray:
+        def parse(self, photo: Photo, landmarks: Landmarks) -> Parsing:
             raise AssertionError
 
     with pytest.raises(ModelFileError, match="in 0 renders only"):

@@ -28,7 +28,7 @@ from fit3d.labels import (
 )
 from fit3d.landmarks import LANDMARK_COUNTS, LandmarkLayout
 from fit3d.observe import look, registry
-from fit3d.observe.base import Backend, Landmarks
+from fit3d.observe.base import Backend, Landmarks, Parsing
 from fit3d.observe.contours import _OUTLINES, Anchor, ContourParser, _inside, draw_parts
 from fit3d.observe.label_image import LabelImage, labels_of_face, read_label_image
 from fit3d.observe.look import observe
@@ -67,7 +67,7 @@ def test_missing_package_names_the_command(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delitem(sys.modules, "fit3d.observe.mediapipe", raising=False)
     monkeypatch.setitem(sys.modules, "mediapipe", None)  # as if it were not installed
     with pytest.raises(UsageError, match=r'pip install -c constraints.txt "\.\[embedded\]"'):
-        registry._load("landmark detector", registry._LANDMARK_DETECTORS, "mediapipe")
+        registry._load("landmark detector", registry._LANDMARK_DETECTORS, "mediapipe", "cpu")
 
 
 # MediaPipe
@@ -489,7 +489,7 @@ def test_label_image_as_a_parser(tmp_path: Path, photo: Photo, labels: np.ndarra
     Image.fromarray(labels).save(tmp_path / "a.png")
     parser = LabelImage(tmp_path / "a.png")
     assert parser.backend.name == "label_image"
-    np.testing.assert_array_equal(parser.parse(photo, OVER_ALL), labels)
+    np.testing.assert_array_equal(parser.parse(photo, OVER_ALL).labels, labels)
 
 
 OVER_ALL = Landmarks("ibug68", np.random.default_rng(0).uniform((0, 0), (50, 40), (68, 2)), BACKEND)
@@ -557,7 +557,7 @@ class FakeDetector:
 
 def use_fake(monkeypatch: pytest.MonkeyPatch, *points: np.ndarray) -> None:
     fake = FakeDetector([Landmarks("ibug68", array, BACKEND) for array in points])
-    monkeypatch.setattr(look, "landmark_detector", lambda name: fake)
+    monkeypatch.setattr(look, "landmark_detector", lambda name, device: fake)
 
 
 def test_one_observation_per_face_in_the_detectors_order(
@@ -596,14 +596,25 @@ def test_unusable_landmarks(monkeypatch: pytest.MonkeyPatch, photo: Photo, point
         observe(photo)
 
 
-def test_unusable_label_image(monkeypatch: pytest.MonkeyPatch, photo: Photo) -> None:
+@pytest.mark.parametrize(
+    "unusable",
+    [
+        Parsing(np.full((40, 50), 12, np.uint8)),
+        Parsing(np.zeros((50, 40), np.uint8)),
+        Parsing(np.zeros((40, 50), np.int64)),
+        Parsing(np.zeros((40, 50), np.uint8), np.ones(11)),
+        Parsing(np.zeros((40, 50), np.uint8), np.full(12, 1.1)),
+        Parsing(np.zeros((40, 50), np.uint8), np.full(12, np.nan)),
+    ],
+)
+def test_unusable_label_image(monkeypatch: pytest.MonkeyPatch, photo: Photo, unusable: Parsing) -> None:
     class FakeParser:
         backend = BACKEND
 
-        def parse(self, photo: Photo, landmarks: Landmarks) -> np.ndarray:
-            return np.full((photo.height, photo.width), 12, np.uint8)
+        def parse(self, photo: Photo, landmarks: Landmarks) -> Parsing:
+            return unusable
 
     use_fake(monkeypatch, np.ones((68, 2)))
-    monkeypatch.setattr(look, "face_parser", lambda name: FakeParser())
+    monkeypatch.setattr(look, "face_parser", lambda name, device: FakeParser())
     with pytest.raises(ObservationError, match="unusable label image"):
         observe(photo)

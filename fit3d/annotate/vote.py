@@ -202,7 +202,7 @@ def _round(
                 continue
             landmarks = sightings[0]
             layout = landmarks.layout
-            parts = parser.parse(photo, landmarks)
+            parts = parser.parse(photo, landmarks).labels
             on_skin = np.where(skin_triangle[triangle], triangle, -1)
             found.append(_places(landmarks.points_px, positions, mean, triangles, on_skin, weights, view))
             ids, column, row, metres = _visible(positions, skin, view, depth)

@@ -30,7 +30,7 @@ from fit3d.labels import (
     UPPER_LIP,
 )
 from fit3d.landmarks import LandmarkLayout
-from fit3d.observe.base import Backend, Landmarks
+from fit3d.observe.base import Backend, FaceParser, Landmarks, Parsing
 from fit3d.photo import Photo
 
 Anchor = int | tuple[int, int, float]
@@ -160,14 +160,14 @@ def _ibug68() -> _Outlines:
 _OUTLINES: dict[LandmarkLayout, _Outlines] = {"mediapipe478": _mediapipe478(), "ibug68": _ibug68()}
 
 
-class ContourParser:
-    """`FaceParser` that needs nothing but the landmarks; it never labels hair or anything that covers the face."""
+class ContourParser(FaceParser):
+    """Needs nothing but the landmarks; it never labels hair or anything that covers the face."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cpu") -> None:
         self.backend = Backend("contours", __version__)
 
-    def parse(self, photo: Photo, landmarks: Landmarks) -> np.ndarray:
-        """(H, W) uint8 label image, see `draw_parts`.
+    def parse(self, photo: Photo, landmarks: Landmarks) -> Parsing:
+        """Labels of the outlined parts, see `draw_parts`.
 
         Raises:
             UsageError: a landmark layout without outlines.
@@ -182,7 +182,7 @@ class ContourParser:
             raise ObservationError(
                 f"{photo.path}: no usable landmark from {landmarks.backend.name}; try another detector (--landmarks)"
             )
-        return draw_parts(landmarks, photo.height, photo.width)
+        return Parsing(draw_parts(landmarks, photo.height, photo.width))
 
 
 def draw_parts(landmarks: Landmarks, height: int, width: int) -> np.ndarray:

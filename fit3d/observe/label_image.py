@@ -11,23 +11,23 @@ from scipy import ndimage
 from fit3d import __version__
 from fit3d.errors import LabelImageError
 from fit3d.labels import BACKGROUND, INNER_MOUTH, PART_NAMES, RIGHT_EYE, SKIN
-from fit3d.observe.base import Backend, Landmarks
+from fit3d.observe.base import Backend, FaceParser, Landmarks, Parsing
 from fit3d.photo import Photo, quiet_pillow
 
 BOX_SHARE = 1.3
 """Sides of the box in which a face's parts lie, in sides of its landmarks' box."""
 
 
-class LabelImage:
-    """`FaceParser` that says what a file says, without the parts of the photo's other faces."""
+class LabelImage(FaceParser):
+    """Says what a file says, without the parts of the photo's other faces."""
 
     def __init__(self, path: str | Path) -> None:
         self.backend = Backend("label_image", __version__)
         self._path = path
 
-    def parse(self, photo: Photo, landmarks: Landmarks) -> np.ndarray:
-        """(H, W) uint8 label image, see `read_label_image` and `labels_of_face`."""
-        return labels_of_face(read_label_image(self._path, photo), landmarks)
+    def parse(self, photo: Photo, landmarks: Landmarks) -> Parsing:
+        """The file's labels, see `read_label_image` and `labels_of_face`."""
+        return Parsing(labels_of_face(read_label_image(self._path, photo), landmarks))
 
 
 def labels_of_face(labels: np.ndarray, landmarks: Landmarks) -> np.ndarray:

@@ -19,7 +19,11 @@ MOST_MISSING = 0.5
 
 
 def observe(
-    photo: Photo, landmarks: str = "mediapipe", parser: str = "contours", parts_file: str | Path | None = None
+    photo: Photo,
+    landmarks: str = "mediapipe",
+    parser: str = "contours",
+    parts_file: str | Path | None = None,
+    device: str = "cpu",
 ) -> list[Observation]:
     """Observations of all faces of a photo, largest face first.
 
@@ -28,6 +32,7 @@ def observe(
         landmarks: name of a landmark detector, one of `LANDMARK_DETECTORS`.
         parser: name of a face parser, one of `FACE_PARSERS`; not used where `parts_file` is given.
         parts_file: the user's own label image, see `read_label_image`.
+        device: torch device of backends that compute with torch.
 
     Raises:
         NoFaceError: the detector found no face.
@@ -35,8 +40,8 @@ def observe(
         ObservationError: a backend returned something unusable.
         UsageError: unknown name, or a package is missing.
     """
-    detector = landmark_detector(landmarks)
-    labeller: FaceParser = face_parser(parser) if parts_file is None else LabelImage(parts_file)
+    detector = landmark_detector(landmarks, device)
+    labeller: FaceParser = face_parser(parser, device) if parts_file is None else LabelImage(parts_file)
     faces = detector.detect(photo)
     if not faces:
         raise NoFaceError(
@@ -48,21 +53,33 @@ def observe(
 
 def _observation(photo: Photo, landmarks: Landmarks, parser: FaceParser) -> Observation:
     """The labels added to one face; what both backends returned is checked here, once for all of them."""
-    points = landmarks.points_px
+    points, trust = landmarks.points_px, landmarks.confidence
     missing = np.isnan(points).any(axis=-1)
     if (
         points.shape != (LANDMARK_COUNTS[landmarks.layout], 2)
         or np.isinf(points).any()
         or missing.mean() > MOST_MISSING
+        or not (trust is None or _are_shares(trust, len(points)))
     ):
         raise ObservationError(
             f"{photo.path}: {landmarks.backend.name} returned unusable landmarks (shape {points.shape}, "
             f"{int(missing.sum())} missing); try another detector (--landmarks)"
         )
-    parts = parser.parse(photo, landmarks)
-    if parts.shape != (photo.height, photo.width) or parts.dtype != np.uint8 or parts.max() >= len(PART_NAMES):
+    parsing = parser.parse(photo, landmarks)
+    parts, trust = parsing.labels, parsing.confidence
+    if (
+        parts.shape != (photo.height, photo.width)
+        or parts.dtype != np.uint8
+        or parts.max() >= len(PART_NAMES)
+        or not (trust is None or _are_shares(trust, len(PART_NAMES)))
+    ):
         raise ObservationError(
             f"{photo.path}: {parser.backend.name} returned an unusable label image (shape {parts.shape}, "
             f"{parts.dtype}); try another parser (--parser)"
         )
-    return Observation(landmarks, parts, parser.backend)
+    return Observation(landmarks, parts, parser.backend, trust)
+
+
+def _are_shares(values: np.ndarray, count: int) -> bool:
+    """Whether these are `count` numbers from 0 to 1."""
+    return values.shape == (count,) and bool(((values >= 0.0) & (values <= 1.0)).all())

@@ -33,7 +33,7 @@ from mediapipe.python.solution_base import SolutionBase
 from mediapipe.python.solutions.face_detection import FaceDetection
 
 from fit3d.errors import ObservationError
-from fit3d.observe.base import Backend, Landmarks
+from fit3d.observe.base import Backend, LandmarkDetector, Landmarks
 from fit3d.photo import Photo
 
 MESH_RESOLUTION = 192
@@ -160,13 +160,13 @@ class _Pyramid:
         )
 
 
-class MediapipeLandmarks:
-    """`LandmarkDetector` with the 478 points of MediaPipe's attention mesh.
+class MediapipeLandmarks(LandmarkDetector):
+    """The 478 points of MediaPipe's attention mesh.
 
     What it returns depends on the photo alone, not on photos seen before.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cpu") -> None:
         self.backend = Backend("mediapipe", version("mediapipe"))
         self._lock = threading.Lock()
         with _quiet_stderr():
