@@ -96,7 +96,12 @@ def face_crop(observation: Observation, config: FitConfig) -> Crop:
 
 def enough_landmarks(landmarks: Landmarks) -> bool:
     """Whether so many landmarks are present that they tell a pose."""
-    return int(np.isfinite(landmarks.points_px).all(1).sum()) >= FEWEST_LANDMARKS
+    return usable_landmarks(landmarks) >= FEWEST_LANDMARKS
+
+
+def usable_landmarks(landmarks: Landmarks) -> int:
+    """Landmarks that are present and trusted at all."""
+    return int((landmarks.trust > 0.0).sum())
 
 
 def _labelled_box(parts: np.ndarray) -> tuple[float, float, float, float]:
@@ -156,7 +161,8 @@ def make_targets(
     out_of_sight, above_brows = torch.from_numpy(hidden).to(config.device), torch.from_numpy(above).to(config.device)
     masks = part_masks(observed, out_of_sight, above_brows)
     weights = torch.tensor(config.parts.weights, dtype=dtype, device=config.device)
-    part_weights = masks.flatten(2).any(2) * weights * (loss_weight(config) / config.crop.unit_px**2)
+    trust = torch.from_numpy(np.stack([_part_trust(each) for each in observations])).to(weights)
+    part_weights = masks.flatten(2).any(2) * weights * trust * (loss_weight(config) / config.crop.unit_px**2)
     landmarks = [_landmark_target(each, crop, config, dtype) for each, crop in zip(observations, crops, strict=True)]
     return Targets(
         crops=crops,
@@ -180,14 +186,20 @@ def _landmark_target(observation: Observation, crop: Crop, config: FitConfig, dt
     noise = torch.full((px.shape[0],), config.landmarks.noise_px * unit, dtype=torch.float64)
     noise[list(CONTOUR_LANDMARKS[landmarks.layout])] = config.landmarks.contour_noise_px * unit
     noise[torch.from_numpy(beyond_photo(landmarks, observation.parts.shape))] *= config.landmarks.beyond_photo
-    present = torch.isfinite(px).all(-1)
-    share = config.landmarks.effective_count / max(float(present.sum()), config.landmarks.effective_count)
-    weight = torch.where(present, share / noise.square(), 0.0)
+    share = config.landmarks.effective_count / max(usable_landmarks(landmarks), config.landmarks.effective_count)
+    weight = torch.from_numpy(landmarks.trust) * share / noise.square()
     return LandmarkTarget(
         px=torch.nan_to_num(px).to(config.device, dtype),
         weight=weight.to(config.device, dtype),
         outlier_px=config.landmarks.outlier_px * unit,
     )
+
+
+def _part_trust(observation: Observation) -> np.ndarray:
+    """(8,) how sure the parser is of each of `labels.PRDL_PARTS`."""
+    if observation.part_confidence is None:
+        return np.ones(len(labels.PRDL_PARTS))
+    return np.asarray(observation.part_confidence[list(labels.PRDL_PARTS)])
 
 
 def beyond_photo(landmarks: Landmarks, hw: tuple[int, ...]) -> np.ndarray:

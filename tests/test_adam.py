@@ -12,7 +12,7 @@ from torch import Tensor
 from fit3d.config import FitConfig
 from fit3d.evaluate.geometry import KnownHead, observe_known
 from fit3d.solve.adam import minimise_adam
-from fit3d.solve.fit import Face, fit_landmarks, prepare, refine_with_parts, start_from_pose
+from fit3d.solve.fit import Face, fit_landmarks, prepare, refine_with_parts
 from fit3d.solve.objective import Evaluation, Objective
 from fit3d.solve.problem import Parameters
 from synthetic import synthetic_camera, synthetic_identity, synthetic_model
@@ -47,7 +47,7 @@ def task() -> Task:
         faces.append(Face(observation, camera.width, camera.height, camera.focal_px))
     batch = prepare(model, faces, config)
     refined = refine_with_parts(batch, fit_landmarks(batch).at)
-    start = start_from_pose(batch)
+    start = batch.start
     return Task(batch.objective, start, batch.objective.evaluate(start).energy, refined.energy_end)
 
 

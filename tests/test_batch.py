@@ -14,7 +14,7 @@ from fit3d.config import FitConfig, FocalConfig, Loss
 from fit3d.evaluate.geometry import KnownHead, observe_known
 from fit3d.labels import HAIR, LEFT_EYE, NOSE, SKIN
 from fit3d.morphable.model import MorphableModel
-from fit3d.solve.fit import Face, fit_landmarks, fit_observations, prepare, refine_with_parts, start_from_pose
+from fit3d.solve.fit import Face, fit_landmarks, fit_observations, prepare, refine_with_parts
 from fit3d.solve.levenberg_marquardt import Outcome
 from fit3d.solve.problem import Parameters
 from fit3d.solve.quadratic import Quadratic
@@ -118,7 +118,7 @@ def test_stages_are_those_of_each_face(model: MorphableModel, faces: list[Face],
         outcomes = [fit_landmarks(batch)]
         if loss == "prdl":
             outcomes.append(refine_with_parts(batch, outcomes[0].at))
-        return start_from_pose(batch), outcomes
+        return batch.start, outcomes
 
     start, together = stages(faces)
     assert len(set(together[-1].evaluations.tolist())) >= 2
@@ -233,7 +233,7 @@ def test_the_program_for_accelerators_comes_to_the_same(
 
     def evaluated() -> tuple[torch.Tensor, Quadratic]:
         batch = prepare(model, faces, config)
-        seen = batch.objective.evaluate(start_from_pose(batch))
+        seen = batch.objective.evaluate(batch.start)
         return seen.energy, batch.objective.quadratic(seen, torch.arange(len(faces)))
 
     energy, expected = evaluated()

@@ -379,8 +379,9 @@ def _fit_from(
     within = camera.in_crop(crop)
     flat = geometry.surface.mean.new_zeros(geometry.surface.basis.shape[-1])
     reference = Parameters.of_one(flat, *pose, within.focal_px, within.principal_px)
-    batch = FaceBatch((face,) * count, one.focal_px * count, objective.take(torch.zeros(count, dtype=torch.int64)))
     start = Parameters.stack([disturb(reference, each, middle, crop.resolution) for each in disturbances])
+    same = objective.take(torch.zeros(count, dtype=torch.int64))
+    batch = FaceBatch((face,) * count, one.focal_px * count, same, start)
     fits = results(batch, [refine_with_parts(batch, start)])
     return [part_iou(fit.parts, labelled.truth)["mean"] for fit in fits]
 

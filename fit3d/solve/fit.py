@@ -24,7 +24,7 @@ from fit3d.observe.base import Observation
 from fit3d.raster import rasterise_front
 from fit3d.solve.adam import STEPS_PER_ITERATION, minimise_adam
 from fit3d.solve.levenberg_marquardt import Descent, Outcome, minimise
-from fit3d.solve.objective import Objective, place_landmarks, surface_labels
+from fit3d.solve.objective import Objective, hidden_landmarks, place_landmarks, surface_labels
 from fit3d.solve.pose import pose_from_landmarks, pose_from_turn
 from fit3d.solve.problem import POSE_SIZE, FaceGeometry, Parameters
 from fit3d.solve.result import Fit
@@ -36,6 +36,7 @@ from fit3d.targets import (
     enough_landmarks,
     label_points,
     make_targets,
+    usable_landmarks,
 )
 
 GROUP = {"cpu": 8, "mps": 16, "cuda": 64}
@@ -56,8 +57,13 @@ CUT_OFF_SHARE = 0.05
 """A larger share of landmarks outside the photo is reported."""
 PROFILE_DEG = 55.0
 """A face turned further away than this, degrees, is reported: detectors guess its far side."""
+HIDDEN_BEHIND_M = 0.008
+"""A landmark that lies further than this, metres, behind the surface seen there is hidden. The head is still the mean
+one when this is asked, so less would be chance."""
 POOR_PART_IOU = 0.65
-"""A mean Part IoU below this is reported."""
+"""A fit with a mean Part IoU below this is not to be trusted."""
+POOR_LANDMARK_NME = 0.025
+"""Nor one with a landmark error above this; what fits well has 0.004 to 0.01."""
 PARTS_RASTER_LIMIT = 1536
 """Longest side, px, at which the fitted parts are drawn; a larger head's label image is enlarged from it."""
 
@@ -125,6 +131,8 @@ class FaceBatch:
     """Of each photo, px, as known or assumed."""
     objective: Objective
     """With parts, unless the loss is 'landmarks'."""
+    start: Parameters
+    """The mean head of each face at the closed-form pose of its landmarks, or else of its parts."""
 
     @property
     def config(self) -> FitConfig:
@@ -134,7 +142,7 @@ class FaceBatch:
 def prepare(model: MorphableModel, faces: Sequence[Face], config: FitConfig) -> FaceBatch:
     """Check, crop and describe the faces. Arguments and errors: `fit_observations`."""
     for face in faces:
-        present = int(np.isfinite(face.observation.landmarks.points_px).all(1).sum())
+        present = usable_landmarks(face.observation.landmarks)
         if config.loss == "landmarks" and present < FEWEST_LANDMARKS:
             raise ObservationError(f"only {present} landmarks are usable; a pose needs at least {FEWEST_LANDMARKS}")
     (layout,) = {face.observation.landmarks.layout for face in faces}
@@ -147,12 +155,30 @@ def prepare(model: MorphableModel, faces: Sequence[Face], config: FitConfig) -> 
         for face in faces
     )
     free = torch.tensor([face.focal_px is None and config.focal.refine_sd > 0 for face in faces])
-    return FaceBatch(tuple(faces), focal, Objective.build(geometry, targets, config, loss, free))
+    objective = Objective.build(geometry, targets, config, loss, free)
+    start = start_from_pose(objective, faces, focal)
+    return FaceBatch(tuple(faces), focal, _without_hidden_landmarks(objective, start, faces), start)
+
+
+def _without_hidden_landmarks(objective: Objective, at: Parameters, faces: Sequence[Face]) -> Objective:
+    """The objective without the landmarks that the head itself hides at `at`: detectors guess those.
+
+    Of faces whose detector did not say itself how sure it is of each.
+    """
+    silent = torch.tensor([face.observation.landmarks.confidence is None for face in faces])
+    if not bool(silent.any()):
+        return objective
+    landmarks = objective.targets.landmarks
+    weight = landmarks.weight.clone()
+    photos = torch.nonzero(silent).squeeze(1).to(weight.device)
+    hidden = hidden_landmarks(objective.take(photos), at.take(photos), HIDDEN_BEHIND_M)
+    weight[photos] = weight[photos].masked_fill(hidden, 0.0)
+    return replace(objective, targets=replace(objective.targets, landmarks=replace(landmarks, weight=weight)))
 
 
 def fit_landmarks(batch: FaceBatch) -> Outcome[Parameters]:
-    """Pose in closed form, then pose, identity and expression from landmarks alone, where there are any."""
-    return minimise(replace(batch.objective, part_loss=None), start_from_pose(batch), LANDMARK_DESCENT)
+    """From pose alone to pose, identity and expression from landmarks alone, where there are any."""
+    return minimise(replace(batch.objective, part_loss=None), batch.start, LANDMARK_DESCENT)
 
 
 def refine_with_parts(batch: FaceBatch, start: Parameters) -> Outcome[Parameters]:
@@ -181,14 +207,13 @@ def face_geometry(model: MorphableModel, layout: LandmarkLayout, device: str) ->
     return FaceGeometry.from_model(model, layout, torch.float32, device)
 
 
-def start_from_pose(batch: FaceBatch) -> Parameters:
-    """The mean head of each face at the closed-form pose of its landmarks, or else of its parts."""
-    objective = batch.objective
+def start_from_pose(objective: Objective, faces: Sequence[Face], focal: Sequence[float]) -> Parameters:
+    """See `FaceBatch.start`; `focal` is the focal length of each photo, px, as known or assumed."""
     starts = []
-    for index, face in enumerate(batch.faces):
+    for index, face in enumerate(faces):
         crop = objective.targets.crops[index]
         centre = crop.crop_from_px(torch.tensor([face.width / 2.0, face.height / 2.0], dtype=torch.float64))
-        lens = (batch.focal_px[index] * crop.scale, (float(centre[0]), float(centre[1])))
+        lens = (focal[index] * crop.scale, (float(centre[0]), float(centre[1])))
         photo = torch.tensor([index])
         if enough_landmarks(face.observation.landmarks):
             starts.append(_start_from_landmarks(objective.take(photo), *lens))
@@ -255,6 +280,7 @@ def results(batch: FaceBatch, outcomes: Sequence[Outcome[Parameters]]) -> list[F
     last, objective = outcomes[-1], batch.objective
     at, geometry = last.at, objective.geometry
     placed = place_landmarks(geometry, at).projected.px.cpu().double().numpy()
+    trusted = (objective.targets.landmarks.weight > 0).cpu().numpy()
     fits = []
     for index, face in enumerate(batch.faces):
         crop = objective.targets.crops[index]
@@ -268,6 +294,11 @@ def results(batch: FaceBatch, outcomes: Sequence[Outcome[Parameters]]) -> list[F
         coefficients = at.coefficients[index]
         parts = visible_parts(geometry, coefficients, camera)
         overlap = part_iou(parts, face.observation.parts)
+        error = landmark_nme(
+            placed[index] / crop.scale + np.array([crop.left, crop.top]),
+            np.where(trusted[index][:, None], face.observation.landmarks.points_px, np.nan),
+        )
+        mistrust = _mistrust(overlap["mean"], error)
         fits.append(
             Fit(
                 identity=coefficients[: geometry.identity_count].cpu().double(),
@@ -276,20 +307,35 @@ def results(batch: FaceBatch, outcomes: Sequence[Outcome[Parameters]]) -> list[F
                 crop=crop,
                 parts=parts,
                 part_iou=overlap,
-                landmark_nme=landmark_nme(
-                    placed[index] / crop.scale + np.array([crop.left, crop.top]), face.observation.landmarks.points_px
-                ),
+                landmark_nme=error,
                 energy_start={name: float(values[index]) for name, values in last.terms_start.items()},
                 energy_end={name: float(values[index]) for name, values in last.terms_end.items()},
                 iterations=sum(int(each.steps[index]) for each in outcomes),
                 stop_reason=last.stop_reasons[index],
-                warnings=_doubts(face.observation, pose, overlap["mean"]),
+                mistrust=mistrust,
+                warnings=(*_doubts(face.observation, pose), *mistrust),
             )
         )
     return fits
 
 
-def _doubts(observation: Observation, pose: Tensor, overlap: float) -> tuple[str, ...]:
+def _mistrust(overlap: float, error: float) -> tuple[str, ...]:
+    """Why a fit with this mean Part IoU and landmark error is not to be trusted, a sentence each; NaN is no reason."""
+    reasons = []
+    if overlap < POOR_PART_IOU:
+        reasons.append(
+            f"the fitted parts overlap the observed ones by only {100.0 * overlap:.0f} %: check the overlay, and "
+            "whether the face is partly hidden"
+        )
+    if error > POOR_LANDMARK_NME:
+        reasons.append(
+            f"the fitted landmarks miss the observed ones by {100.0 * error:.1f} % of the face's size: check the "
+            "overlay, and whether this is a face"
+        )
+    return tuple(reasons)
+
+
+def _doubts(observation: Observation, pose: Tensor) -> tuple[str, ...]:
     """What the user should check by eye, one sentence each."""
     doubts = []
     if beyond_photo(observation.landmarks, observation.parts.shape).mean() > CUT_OFF_SHARE:
@@ -299,11 +345,6 @@ def _doubts(observation: Observation, pose: Tensor, overlap: float) -> tuple[str
         doubts.append(
             f"the face is turned {away:.0f} degrees away from the camera: landmarks of its far side are guesses, "
             "so check the overlay"
-        )
-    if overlap < POOR_PART_IOU:
-        doubts.append(
-            f"the fitted parts overlap the observed ones by only {100.0 * overlap:.0f} %: check the overlay, and "
-            "whether the face is partly hidden"
         )
     return tuple(doubts)
 

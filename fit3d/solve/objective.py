@@ -282,6 +282,21 @@ def place_landmarks(geometry: FaceGeometry, at: Parameters) -> PlacedLandmarks:
     return PlacedLandmarks(row, Projected(px, cam))
 
 
+def hidden_landmarks(objective: Objective, at: Parameters, behind_m: float) -> Tensor:
+    """(B, N) bool: landmarks more than `behind_m` metres behind the surface that the camera sees in their place.
+
+    Those that slide along the silhouette never are.
+    """
+    fragments, _ = objective.look(at)
+    placed = place_landmarks(objective.geometry, at).projected
+    resolution = fragments.depth.shape[-1]
+    x, y = placed.px.floor().long().clamp(0, resolution - 1).unbind(-1)
+    seen = torch.gather(fragments.depth.flatten(1), 1, y * resolution + x)
+    hidden = placed.cam[..., 2] > seen + behind_m
+    hidden[:, objective.geometry.sliding] = False
+    return hidden
+
+
 def surface_labels(geometry: FaceGeometry, fragments: Fragments) -> Tensor:
     """(..., H, W) int32 part label of each pixel: the triangle's own, or that of the largest interpolated field."""
     triangle = fragments.triangle.reshape(-1)

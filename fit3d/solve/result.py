@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
 
 from fit3d.camera import Camera, Crop
+
+Status = Literal["ok", "poor"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Fit:
     """Overlap of `parts` with the observed label image by part name, and 'mean' over parts 1-7; a part absent
     from the observation is left out."""
     landmark_nme: float
-    """Mean distance of fitted to observed landmarks over the diagonal of the observed landmarks' box."""
+    """Mean distance of fitted to observed landmarks that had a say, over the diagonal of their box."""
     energy_start: dict[str, float]
     """Value of each energy term at the start of the last stage; weighted, so without unit."""
     energy_end: dict[str, float]
@@ -37,4 +40,12 @@ class Fit:
     """Steps taken, of both stages together."""
     stop_reason: str
     """Of the last stage, see `solve.levenberg_marquardt.StopReason`."""
+    mistrust: tuple[str, ...] = ()
+    """Why the fit is not to be trusted, one sentence each."""
     warnings: tuple[str, ...] = ()
+    """All that the user should check by eye, `mistrust` included."""
+
+    @property
+    def status(self) -> Status:
+        """'poor' where the fit is not to be trusted."""
+        return "poor" if self.mistrust else "ok"
