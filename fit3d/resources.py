@@ -1,11 +1,13 @@
-"""Where the files that come with fit3d lie, and how fit3d is installed."""
+"""Where the files that come with fit3d lie, where it keeps those of the user, and how it is installed."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from fit3d.errors import ModelFileError
 
+HOME_VARIABLE = "FIT3D_HOME"
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -23,6 +25,15 @@ def asset_path(name: str) -> Path:
         if path.is_file():
             return path
     raise ModelFileError(f"the bundled file {name} is missing from this installation; install fit3d again")
+
+
+def home() -> Path:
+    """The folder of all that fit3d keeps for this user: the one that the environment variable FIT3D_HOME names, else
+    the user's data folder of the system. It need not exist."""
+    import platformdirs
+
+    chosen = os.environ.get(HOME_VARIABLE)
+    return Path(chosen) if chosen else Path(platformdirs.user_data_dir("fit3d", appauthor=False))
 
 
 def install_command(extra: str | None = None) -> str:

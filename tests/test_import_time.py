@@ -35,6 +35,7 @@ HELP = "from fit3d.commands.app import main; assert main({arguments!r}) == 0"
         HELP.format(arguments=["fit", "--help"]),
         HELP.format(arguments=["evaluate", "parts", "--help"]),
         HELP.format(arguments=["evaluate", "plausibility", "--help"]),
+        HELP.format(arguments=["weights", "list"]),
         HELP.format(arguments=["--version"]),
     ],
 )

@@ -115,7 +115,7 @@ def test_annotation_is_copied(tmp_path: Path) -> None:
 
 def test_lies_in_the_users_data_folder_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FIT3D_HOME")
-    monkeypatch.setattr(store.platformdirs, "user_data_dir", lambda name, appauthor: str(tmp_path / "data" / name))
+    monkeypatch.setattr("platformdirs.user_data_dir", lambda name, appauthor: str(tmp_path / "data" / name))
     assert store.store_model("small", raw_model()).path == tmp_path / "data" / "fit3d" / "models" / "small" / (
         "model.safetensors"
     )

@@ -74,6 +74,7 @@ class Console:
         self.as_json = as_json
         self._progress: Progress | None = None
         self._task: TaskID | None = None
+        self._noted: set[str] = set()
 
     def result(self, line: str, data: dict[str, Any]) -> None:
         """A result on stdout: `line` for people or, with --json, `data` as one line of JSON."""
@@ -88,6 +89,14 @@ class Console:
         if not self.quiet:
             with self._paused():
                 print(f"warning: {one_line(message)}", file=sys.stderr, flush=True)
+
+    def note(self, message: str) -> None:
+        """Something to know of the whole call, on stderr, once however often it is said; with --json the records say
+        it."""
+        if not (self.quiet or self.as_json or message in self._noted):
+            self._noted.add(message)
+            with self._paused():
+                print(one_line(message), file=sys.stderr, flush=True)
 
     def error(self, message: str) -> None:
         """An error on stderr, with --quiet too."""

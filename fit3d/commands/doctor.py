@@ -14,6 +14,8 @@ import typer
 
 import fit3d
 from fit3d.commands.console import json_line, one_line
+from fit3d.errors import UsageError
+from fit3d.observe.registry import Kind, choose, import_backend, order_of, what_lacks
 from fit3d.resources import install_command
 
 MARKS = {True: "ok", False: "--"}
@@ -47,9 +49,9 @@ def doctor_command(
         return 0 if works else 1
     for check in checks:
         missing = "missing" if check.needed else "missing (the default options do without)"
-        print(f"{MARKS[check.ok]}  {check.name:16} {check.detail if check.ok else f'{missing}: {check.detail}'}")
+        print(f"{MARKS[check.ok]}  {check.name:17} {check.detail if check.ok else f'{missing}: {check.detail}'}")
         if not check.ok and check.remedy:
-            print(f"    {'':16} type: {check.remedy}")
+            print(f"    {'':17} type: {check.remedy}")
     print("`fit3d fit` works." if works else "`fit3d fit` does not work with its default options yet, see above.")
     return 0 if works else 1
 
@@ -65,12 +67,15 @@ def run_checks() -> list[Check]:
         _check("rich", lambda: _imported("rich"), needed=True, remedy=install),
         _check("typer", lambda: _imported("typer"), needed=True, remedy=install),
         _check("pillow", lambda: _imported("PIL", "pillow"), needed=True, remedy=install),
-        _check("mediapipe", _mediapipe, needed=True, remedy=f"{install_command('embedded')} (Python up to 3.12)"),
         _check("model anny", _bundled_model, needed=True, remedy=f"{install} --force-reinstall --no-deps"),
-        # fit3d is installed with these too, but the default options do without; the import of the first two takes
-        # seconds, so only their presence is asked for
-        _check("face-alignment", lambda: _version("face-alignment"), needed=False, remedy=install),
-        _check("pyfacer", lambda: _version("pyfacer"), needed=False, remedy=install),
+        # one of each kind is enough; the packages of those whose weights are missing are not imported: that takes
+        # seconds
+        _automatic("landmark detector"),
+        _backend("landmark detector", "face-alignment", lambda: _version("face-alignment")),
+        _backend("landmark detector", "mediapipe", _mediapipe),
+        _automatic("face parser"),
+        _backend("face parser", "facer", lambda: f"pyfacer {_version('pyfacer')}"),
+        # fit3d is installed with it, but the default options do without
         _check("trimesh", lambda: _imported("trimesh"), needed=False, remedy=install),
     ]
 
@@ -78,10 +83,41 @@ def run_checks() -> list[Check]:
 def _check(name: str, look: Callable[[], str], *, needed: bool, remedy: str) -> Check:
     try:
         return Check(name, True, look(), needed)
+    except UsageError as error:
+        problem, _, advice = one_line(str(error)).partition("; run: ")
+        return Check(name, False, problem, needed, advice or remedy)
     except Exception as error:  # a broken package may raise anything while it is imported
         if "libGL" in str(error) or "libgthread" in str(error):  # OpenCV's wheels expect them from the system
             remedy = "sudo apt install libgl1 libglib2.0-0"
         return Check(name, False, one_line(f"{type(error).__name__}: {error}"), needed, remedy)
+
+
+def _automatic(kind: Kind) -> Check:
+    """What 'auto' takes, and what to type for a better one."""
+    try:
+        taken = choose(kind)
+    except UsageError as error:
+        return Check(kind, False, one_line(str(error)), needed=True)
+    better = order_of(kind)[0]
+    hindrance = what_lacks(kind, better) if taken.name != better else None
+    words = [f"'auto' takes {taken.name}", *taken.warnings]
+    if hindrance is not None:
+        words.append(f"for a better one, {better}, type: {hindrance.partition('; run: ')[2]}")
+    return Check(kind, True, "; ".join(words), needed=True)
+
+
+def _backend(kind: Kind, name: str, look: Callable[[], str]) -> Check:
+    """Whether one of them can run."""
+    hindrance = what_lacks(kind, name)
+    if hindrance is None:
+        return _check(name, lambda: f"{look()}, {_importable(kind, name)}", needed=False, remedy=install_command())
+    problem, _, remedy = hindrance.partition("; run: ")
+    return Check(name, False, problem.removeprefix(f"{name} needs "), needed=False, remedy=remedy)
+
+
+def _importable(kind: Kind, name: str) -> str:
+    import_backend(kind, name)
+    return "its weights are there"
 
 
 def _version(distribution: str) -> str:
@@ -104,9 +140,8 @@ def _torch() -> str:
 
 
 def _mediapipe() -> str:
-    module = importlib.import_module("mediapipe")
-    module.solutions.face_mesh.FaceMesh  # noqa: B018 - later versions have no `solutions`: then this raises
-    return f"{_version('mediapipe')}, FaceMesh's weights inside"
+    importlib.import_module("mediapipe")
+    return _version("mediapipe")
 
 
 def _bundled_model() -> str:

@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from fit3d.download import download
 from fit3d.errors import ModelFileError
-from fit3d.morphable.download import download
 from fit3d.morphable.obj_file import ObjMesh, read_obj, read_obj_positions
 from fit3d.morphable.raw import RawModel
 

@@ -1,7 +1,6 @@
 """Keeps imported face models in the user's data folder, ready to be mapped into memory.
 
-A model NAME is a folder `models/NAME` in platformdirs' user data folder of fit3d, or in the folder that the environment
-variable FIT3D_HOME names:
+A model NAME is a folder `models/NAME` in `fit3d.resources.home()`:
 
     model.safetensors   the arrays of a `RawModel`; its texts are in the header's metadata
     annotation.json     parts and landmarks (see `fit3d.morphable.annotation`); a model that fit3d knows may do with the
@@ -25,13 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 
 from fit3d.errors import ModelFileError, UsageError
 from fit3d.morphable.raw import RawModel
+from fit3d.resources import HOME_VARIABLE, home
 
 SCHEMA = "1"
-HOME_VARIABLE = "FIT3D_HOME"
 MODEL_FILE = "model.safetensors"
 ANNOTATION_FILE = "annotation.json"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -58,12 +56,6 @@ class StoredModel:
     path: Path
     annotation: Path | None
     """Annotation of the user's own, where there is one."""
-
-
-def home() -> Path:
-    """The folder of all that fit3d keeps for this user."""
-    chosen = os.environ.get(HOME_VARIABLE)
-    return Path(chosen) if chosen else Path(platformdirs.user_data_dir("fit3d", appauthor=False))
 
 
 def models_folder() -> Path:
