@@ -43,6 +43,10 @@ class LabelImageError(PhotoError):
     """A label image given by the user does not belong to its photo or holds unknown ids."""
 
 
+class LandmarkFileError(PhotoError):
+    """A landmark file given by the user cannot be read or does not belong to its photo."""
+
+
 class ObservationError(PhotoError):
     """A backend returned something unusable (NaN, too few points)."""
 

@@ -12,6 +12,9 @@ LandmarkLayout = Literal["ibug68", "mediapipe478"]
 
 LANDMARK_COUNTS: dict[LandmarkLayout, int] = {"ibug68": 68, "mediapipe478": 478}
 
+MOST_MISSING = 0.5
+"""A face with a larger share of missing landmarks than this cannot be fitted."""
+
 CONTOUR_LANDMARKS: dict[LandmarkLayout, tuple[int, ...]] = {
     "ibug68": tuple(range(17)),
     "mediapipe478": (

@@ -12,6 +12,7 @@ from fit3d import __version__
 from fit3d.errors import LabelImageError
 from fit3d.labels import BACKGROUND, INNER_MOUTH, PART_NAMES, RIGHT_EYE, SKIN
 from fit3d.observe.base import Backend, FaceParser, Landmarks, Parsing
+from fit3d.observe.label_colours import UnknownColoursError, labels_of_colours, labels_of_palette
 from fit3d.photo import Photo, quiet_pillow
 
 BOX_SHARE = 1.3
@@ -79,41 +80,36 @@ def _piece_under(pieces: np.ndarray, points: np.ndarray) -> int:
 def read_label_image(path: str | Path, photo: Photo) -> np.ndarray:
     """Label image of `photo` from a picture file, ids of `fit3d.labels`.
 
-    8-bit grey (value = id), palette (index = id), or RGB with three equal channels; lossless, so PNG for choice. It
-    has the size of the photo after its EXIF orientation is applied.
+    8-bit grey (value = id), palette (index = id), or what a paint program makes of these: RGB with three equal
+    channels, a palette in another order, RGB or RGBA in the parts' colours (`fit3d.observe.label_colours`). Lossless,
+    so PNG for choice. It has the size of the photo after its EXIF orientation is applied.
 
     Returns:
         (H, W) uint8.
 
     Raises:
-        LabelImageError: not readable, another size, colours in place of ids, or unknown ids.
+        LabelImageError: not readable, another size, colours or ids that are unknown.
     """
     name = str(path)
     try:
         with quiet_pillow(), Image.open(name) as image:
             kind, size = image.format, image.size
-            if size == (photo.width, photo.height):  # else the message below; no need to decode a huge picture
+            fits = size == (photo.width, photo.height)  # else the message below; no need to decode a huge picture
+            if fits:
                 image.load()
-            labels = np.asarray(image) if size == (photo.width, photo.height) else None
-            mode = image.mode
+            picture = image.copy() if fits else None
     except FileNotFoundError as error:
         raise LabelImageError(f"{name}: no such label image; check the path given with --parts") from error
     except Exception as error:  # Pillow's readers raise nearly anything on broken data
         raise LabelImageError(f"{name}: not a readable label image; give an 8-bit grey or palette PNG") from error
-    if labels is None:
+    if picture is None:
         raise LabelImageError(
             f"{name}: the label image is {size[0]} x {size[1]} px, its photo {photo.path} is {photo.width} x "
             f"{photo.height} px (upright); give labels of the same size"
         )
     if kind == "JPEG":
         raise LabelImageError(f"{name}: JPEG blurs label ids; give an 8-bit grey or palette PNG")
-    if mode == "RGB" and (labels == labels[..., :1]).all():
-        labels = labels[..., 0]
-    elif mode not in ("L", "P"):
-        raise LabelImageError(
-            f"{name}: a label image of mode {mode} with colours or more than 8 bits; give an 8-bit grey or palette PNG "
-            f"whose values are the ids 0 to {len(PART_NAMES) - 1}"
-        )
+    labels = _labels_of(name, picture)
     unknown = np.setdiff1d(labels, np.arange(len(PART_NAMES)))
     if unknown.size:
         shown = ", ".join(str(value) for value in unknown[:8]) + (", ..." if unknown.size > 8 else "")
@@ -121,3 +117,43 @@ def read_label_image(path: str | Path, photo: Photo) -> np.ndarray:
             f"{name}: unknown label ids {shown}; give 0 (background) to {len(PART_NAMES) - 1} (other)"
         )
     return np.array(labels, dtype=np.uint8, order="C")  # a copy: what Pillow lends cannot be written to
+
+
+def _labels_of(name: str, picture: Image.Image) -> np.ndarray:
+    """(H, W) uint8 ids that the pixels of an 8-bit picture stand for, which may not be known.
+
+    Raises:
+        LabelImageError: colours that are no part's, or more than 8 bits.
+    """
+    ids = len(PART_NAMES)
+    if picture.mode == "L":
+        return np.asarray(picture)
+    if picture.mode == "P":
+        indices = np.asarray(picture)
+        used = np.unique(indices)
+        by_colour = labels_of_palette(np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3), used)
+        if by_colour is None and used[-1] < ids:
+            return indices
+        if by_colour is not None and "transparency" not in picture.info:
+            return by_colour[indices]
+        picture = picture.convert("RGBA")
+    elif picture.mode == "LA":
+        picture = picture.convert("RGBA")
+    elif picture.mode not in ("RGB", "RGBA"):
+        raise LabelImageError(
+            f"{name}: a label image of mode {picture.mode}; give an 8-bit grey or palette PNG whose values are the ids "
+            f"0 to {ids - 1}, or RGB in the parts' colours"
+        )
+    pixels = np.asarray(picture)
+    grey = pixels[..., 0]
+    if grey.max() < ids and (pixels[..., :3] == grey[..., None]).all():
+        if pixels.shape[2] == 3:
+            return grey
+        return np.where(pixels[..., 3] < 128, BACKGROUND, grey)  # rubbed out
+    try:
+        return labels_of_colours(pixels)
+    except UnknownColoursError as error:
+        raise LabelImageError(
+            f"{name}: colours that are no part's ({error}); paint, without soft edges, in the colours of "
+            f"`fit3d observe`, or give an 8-bit grey or palette PNG whose values are the ids 0 to {ids - 1}"
+        ) from error

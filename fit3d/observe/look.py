@@ -8,39 +8,43 @@ import numpy as np
 
 from fit3d.errors import NoFaceError, ObservationError
 from fit3d.labels import PART_NAMES
-from fit3d.landmarks import LANDMARK_COUNTS
-from fit3d.observe.base import FaceParser, Landmarks, Observation
+from fit3d.landmarks import LANDMARK_COUNTS, MOST_MISSING
+from fit3d.observe.base import FaceParser, LandmarkDetector, Landmarks, Observation
 from fit3d.observe.label_image import LabelImage
-from fit3d.observe.registry import face_parser, landmark_detector
+from fit3d.observe.landmark_file import LandmarkFile
+from fit3d.observe.registry import AUTO, face_parser, landmark_detector
 from fit3d.photo import Photo
-
-MOST_MISSING = 0.5
-"""A face with a larger share of missing landmarks than this cannot be fitted."""
 
 
 def observe(
     photo: Photo,
-    landmarks: str = "mediapipe",
-    parser: str = "contours",
+    landmarks: str = AUTO,
+    parser: str = AUTO,
     parts_file: str | Path | None = None,
     device: str = "cpu",
+    landmarks_file: str | Path | None = None,
 ) -> list[Observation]:
     """Observations of all faces of a photo, largest face first.
 
     Args:
         photo: what to look at.
-        landmarks: name of a landmark detector, one of `LANDMARK_DETECTORS`.
+        landmarks: name of a landmark detector, one of `LANDMARK_DETECTORS`; not used where `landmarks_file` is given.
         parser: name of a face parser, one of `FACE_PARSERS`; not used where `parts_file` is given.
         parts_file: the user's own label image, see `read_label_image`.
         device: torch device of backends that compute with torch.
+        landmarks_file: the user's own landmarks of one face, see `read_landmark_file`; with `parts_file`, no detector
+            or parser is loaded.
 
     Raises:
         NoFaceError: the detector found no face.
+        LandmarkFileError: `landmarks_file` does not belong to the photo.
         LabelImageError: `parts_file` does not belong to the photo.
         ObservationError: a backend returned something unusable.
         UsageError: unknown name, or a package is missing.
     """
-    detector = landmark_detector(landmarks, device)
+    detector: LandmarkDetector = (
+        landmark_detector(landmarks, device) if landmarks_file is None else LandmarkFile(landmarks_file)
+    )
     labeller: FaceParser = face_parser(parser, device) if parts_file is None else LabelImage(parts_file)
     faces = detector.detect(photo)
     if not faces:

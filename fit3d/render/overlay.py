@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from fit3d.camera import Camera, Crop
 from fit3d.labels import PART_COLOURS, RIGHT_EYE, SKIN
+from fit3d.landmarks import LANDMARK_COUNTS
 from fit3d.morphable.model import MorphableModel
 from fit3d.observe.base import Observation
 from fit3d.photo import Photo
@@ -81,6 +82,55 @@ def overlay(
         f"parts fitted{fitted_figure}",
     ]
     return side_by_side([plain, mesh, found, fitted], titles)
+
+
+def observation_picture(photo: Photo, observation: Observation) -> np.ndarray:
+    """What was found, side by side around the face: the landmarks in the colour of their confidence, and the parts.
+
+    Landmarks go from red, hidden or guessed, over yellow to green, sure; where the detector tells nothing they are
+    white. Those of 'ibug68' have their numbers, from 0; more would hide the face.
+
+    Returns:
+        (H, W, 3) uint8, at most `LARGEST_HEIGHT` px high (and the caption).
+    """
+    landmarks = observation.landmarks
+    window = _window(photo, observation, least_height=800)
+    plain = _shown(photo.pixels, window, Image.Resampling.LANCZOS)
+    dimmed = np.rint(plain * 0.75).astype(np.uint8)
+    found = draw_parts(dimmed, _shown(observation.parts, window, Image.Resampling.NEAREST), fill=FILL)
+    points = (landmarks.points_px - (window.left, window.top)) * window.scale
+    present = np.isfinite(points).all(1)
+    sure = "confidence not told" if landmarks.confidence is None else "red is unsure, green sure"
+    titles = [
+        f"{present.sum()} of {len(points)} landmarks ({landmarks.backend.name}), {sure}",
+        f"parts ({observation.parser.name})",
+    ]
+    return side_by_side([_draw_points(plain, points, landmarks.confidence), found], titles)
+
+
+def _draw_points(picture: np.ndarray, points: np.ndarray, confidence: np.ndarray | None) -> np.ndarray:
+    """Points (N, 2), picture px, over `picture` (H, W, 3) uint8, in the colours of their confidence (N,)."""
+    image = Image.fromarray(picture)
+    draw = ImageDraw.Draw(image)
+    numbered = len(points) == LANDMARK_COUNTS["ibug68"]
+    present = np.isfinite(points).all(1)
+    face = float(np.ptp(points[present], axis=0).max())
+    radius = max(face / (110.0 if numbered else 220.0), 1.5)
+    font = ImageFont.load_default(max(face / 40.0, 8.0))
+    for index in np.flatnonzero(present).tolist():
+        x, y = points[index].tolist()
+        colour = (255, 255, 255) if confidence is None else _colour_of(float(confidence[index]))
+        rim = (0, 0, 0) if radius >= 2.0 else None  # a rim would be all of a smaller one
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), colour, outline=rim, width=1)
+        if numbered:
+            place = (x + 1.5 * radius, y - 1.5 * radius)
+            draw.text(place, str(index), colour, font, "lb", stroke_width=1, stroke_fill=(0, 0, 0))
+    return np.asarray(image)
+
+
+def _colour_of(confidence: float) -> tuple[int, int, int]:
+    """Red for 0 over yellow to green for 1."""
+    return round(255 * min(2.0 - 2.0 * confidence, 1.0)), round(255 * min(2.0 * confidence, 1.0)), 0
 
 
 def contact_view(
@@ -163,8 +213,9 @@ def _font(draw: ImageDraw.ImageDraw, text: str, size: int, room: float) -> Image
     return font if wide <= room else ImageFont.load_default(max(size * room / wide, 6.0))
 
 
-def _window(photo: Photo, observation: Observation) -> _Window:
-    """A square around the face where the photo is larger than that, else the whole photo."""
+def _window(photo: Photo, observation: Observation, least_height: int = 400) -> _Window:
+    """A square around the face where the photo is larger than that, else the whole photo; shown at least
+    `least_height` px high."""
     left, top, right, bottom = observation.landmarks.box_px
     side = FACE_ROOM * max(right - left, bottom - top)
     # the landmarks end at the forehead: move up a little to hold the whole head
@@ -179,7 +230,7 @@ def _window(photo: Photo, observation: Observation) -> _Window:
     x, width = span(middle[0], photo.width)
     y, height = span(middle[1], photo.height)
     # small pictures are shown larger, so that outlines can be told apart
-    shown_height = min(max(height, 400), LARGEST_HEIGHT)
+    shown_height = min(max(height, least_height), LARGEST_HEIGHT)
     shown_width = max(round(width * shown_height / height), 1)
     return _Window(x, y, width, height, shown_width, shown_height)
 
