@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix, diags, identity
+from scipy.sparse import csc_matrix, csr_matrix, diags, identity
 from scipy.sparse.linalg import splu
 from scipy.spatial import cKDTree
 
@@ -158,7 +158,7 @@ def _as_person(
         hit = skin.nearest(placed, Mesh(points, outside.triangles).normals[used])
         weight = importance[used] / (1.0 + (hit.distance / OUTLIER_M) ** 2) ** 2
         weight *= PERSON_SAMPLES / weight.sum() / PERSON_NOISE_M**2
-        columns = _derivatives(basis, placed - shift, rotation, scale)
+        columns = placed_derivatives(basis, placed - shift, rotation, scale)
         across = hit.normals
         rows = np.concatenate([np.einsum("nc,ncp->np", across, columns)[:, None], columns], 1)
         residual = hit.places - placed
@@ -168,21 +168,21 @@ def _as_person(
         if marks is not None:
             marked = scale * (mark_mean + np.einsum("p,pnc->nc", unknowns[:count], mark_basis)) @ rotation.T + shift
             rows = np.concatenate(
-                [rows, _derivatives(mark_basis, marked - shift, rotation, scale).reshape(-1, count + 7)]
+                [rows, placed_derivatives(mark_basis, marked - shift, rotation, scale).reshape(-1, count + 7)]
             )
             residual = np.concatenate([residual, (marks.places - marked).ravel()])
             weights = np.concatenate([weights, np.full(marked.size, MARK_SAMPLES / len(marked) / MARK_NOISE_M**2)])
         normal = (rows * weights[:, None]).T @ rows + np.diag(prior + 1e-9)
         step = np.linalg.solve(normal, rows.T @ (weights * residual) - prior * unknowns)
         unknowns[:count] += step[:count]
-        turn = _rotation(step[count : count + 3])
+        turn = rotation_of(step[count : count + 3])
         rotation, shift = turn @ rotation, shift + step[count + 3 : count + 6]
         scale *= 1.0 + step[count + 6]
     points[used] = scale * (mean + np.einsum("p,pnc->nc", unknowns[:count], basis)) @ rotation.T + shift
     return points, scale, float(np.degrees(np.arccos(np.clip((np.trace(rotation) - 1.0) / 2.0, -1.0, 1.0))))
 
 
-def _derivatives(basis: np.ndarray, arm: np.ndarray, rotation: np.ndarray, scale: float) -> np.ndarray:
+def placed_derivatives(basis: np.ndarray, arm: np.ndarray, rotation: np.ndarray, scale: float) -> np.ndarray:
     """(n, 3, P + 7) derivatives of placed points by coefficients, rotation vector, shift and relative scale, from their
     basis (P, n, 3) and their places without the shift (n, 3)."""
     count = len(basis)
@@ -197,13 +197,7 @@ def _derivatives(basis: np.ndarray, arm: np.ndarray, rotation: np.ndarray, scale
 def _as_sheet(start: Mesh, skin: Mesh, importance: np.ndarray, mirror: np.ndarray | None) -> np.ndarray:
     """(V, 3): `start` bent until it lies on `skin`, the same on both sides if `mirror` says what that is."""
     used = start.used
-    index = np.full(len(start.points), -1)
-    index[used] = np.arange(len(used))
-    a, b = index[start.edges].T
-    ones = np.ones(2 * len(a))
-    edges = csr_matrix((ones, (np.concatenate([a, b]), np.concatenate([b, a]))), shape=(len(used),) * 2)
-    laplacian = identity(len(used)) - diags(1.0 / np.asarray(edges.sum(1)).ravel()) @ edges
-    bending = (laplacian.T @ laplacian).tocsc()
+    bending = bending_of(start)
     points = start.points.copy()
     for stiffness in np.repeat(STIFFNESS, 2):
         here = points[used]
@@ -220,7 +214,19 @@ def _as_sheet(start: Mesh, skin: Mesh, importance: np.ndarray, mirror: np.ndarra
     return points
 
 
-def _rotation(vector: np.ndarray) -> np.ndarray:
+def bending_of(mesh: Mesh, weight: np.ndarray | None = None) -> csc_matrix:
+    """(U, U) quadratic form of the used vertices' displacements: the sum over them of the squared difference between
+    each one's and its neighbours' mean, times their `weight` (U,) if given."""
+    index = np.full(len(mesh.points), -1)
+    index[mesh.used] = np.arange(len(mesh.used))
+    a, b = index[mesh.edges].T
+    ones = np.ones(2 * len(a))
+    edges = csr_matrix((ones, (np.concatenate([a, b]), np.concatenate([b, a]))), shape=(len(mesh.used),) * 2)
+    laplacian = identity(len(mesh.used)) - diags(1.0 / np.asarray(edges.sum(1)).ravel()) @ edges
+    return (laplacian.T @ (laplacian if weight is None else diags(weight) @ laplacian)).tocsc()
+
+
+def rotation_of(vector: np.ndarray) -> np.ndarray:
     """(3, 3) rotation by a rotation vector (Rodrigues)."""
     angle = float(np.linalg.norm(vector))
     if angle < 1e-12:
