@@ -4,12 +4,12 @@ The public names, by what they are for (loaded when first used, so that `import 
 
     Fitting        fit, fit_faces, Reconstruction
     Configuration  FitConfig, CropConfig, FocalConfig, PartsConfig, PrdlConfig, CombinedConfig, RivalConfig,
-                   LandmarkConfig, PriorConfig, TextureConfig
+                   LandmarkConfig, PriorConfig, TextureConfig, ExportConfig
     Face models    load_model, MorphableModel
     Photos         load_photo, Photo, Observation
     Geometry       Camera, Crop
     Errors         Fit3dError, UsageError, PhotoError, UnreadablePhotoError, NoFaceError, LabelImageError,
-                   ObservationError, ModelFileError
+                   LandmarkFileError, ObservationError, ModelFileError
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fit3d.config import (
         CombinedConfig,
         CropConfig,
+        ExportConfig,
         FitConfig,
         FocalConfig,
         LandmarkConfig,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from fit3d.errors import (
         Fit3dError,
         LabelImageError,
+        LandmarkFileError,
         ModelFileError,
         NoFaceError,
         ObservationError,
@@ -63,6 +65,7 @@ _MODULE_OF = {
     "LandmarkConfig": "fit3d.config",
     "PriorConfig": "fit3d.config",
     "TextureConfig": "fit3d.config",
+    "ExportConfig": "fit3d.config",
     "load_model": "fit3d.morphable.registry",
     "MorphableModel": "fit3d.morphable.model",
     "load_photo": "fit3d.photo",
@@ -76,6 +79,7 @@ _MODULE_OF = {
     "UnreadablePhotoError": "fit3d.errors",
     "NoFaceError": "fit3d.errors",
     "LabelImageError": "fit3d.errors",
+    "LandmarkFileError": "fit3d.errors",
     "ObservationError": "fit3d.errors",
     "ModelFileError": "fit3d.errors",
 }
@@ -85,11 +89,13 @@ __all__ = [
     "CombinedConfig",
     "Crop",
     "CropConfig",
+    "ExportConfig",
     "Fit3dError",
     "FitConfig",
     "FocalConfig",
     "LabelImageError",
     "LandmarkConfig",
+    "LandmarkFileError",
     "ModelFileError",
     "MorphableModel",
     "NoFaceError",

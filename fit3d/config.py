@@ -16,6 +16,9 @@ from fit3d.labels import PRDL_PARTS
 Loss = Literal["prdl+icp", "prdl", "chamfer", "density-chamfer", "icp", "silhouette", "landmarks"]
 Solver = Literal["lm", "adam"]
 Statistic = Literal["min", "max", "mean"]
+Units = Literal["m", "cm", "mm"]
+Up = Literal["y", "z"]
+Format = Literal["obj", "glb", "colmap"]
 
 
 @dataclass(frozen=True)
@@ -256,3 +259,21 @@ class TextureConfig:
 
     def __post_init__(self) -> None:
         check_texture_size(self.size, "texture.size")
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """The files of a result."""
+
+    formats: tuple[Format, ...] = ("obj", "glb")
+    """'obj': meshes with their material; 'glb': the rigged head; 'colmap': the camera as COLMAP's text files."""
+    units: Units = "m"
+    """Of the OBJ. GLB is in metres by its specification, JSON and COLMAP speak of metres too."""
+    up: Up = "y"
+    """Which axis of the OBJ points up: 'y' is the world frame; 'z' looks along -y, as Blender has it. GLB has y."""
+
+    def __post_init__(self) -> None:
+        for each in self.formats:
+            check_choice("export.formats", each, get_args(Format))
+        check_choice("export.units", self.units, get_args(Units))
+        check_choice("export.up", self.up, get_args(Up))

@@ -2,39 +2,41 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import shutil
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from torch import Tensor
 
 from fit3d import __version__
-from fit3d.checks import check_device, check_focal, check_texture_size, is_whole
-from fit3d.config import FitConfig, TextureConfig
+from fit3d.checks import check_device, check_focal, check_texture_size, is_finite, is_whole
+from fit3d.config import ExportConfig, FitConfig, Format, TextureConfig
 from fit3d.errors import NoFaceError, UsageError
-from fit3d.export.files import safe_stem, usage_errors, write_image, write_labels
+from fit3d.export.colmap import COLMAP_FILES, write_colmap
+from fit3d.export.files import safe_stem, staged, usage_errors, write_image, write_labels
 from fit3d.export.obj import write_mtl, write_obj
-from fit3d.export.result_json import FocalSource, PartsFile, Source, result_dict, write_result
+from fit3d.export.observation import write_observation
+from fit3d.export.result_json import FocalSource, GivenFile, Source, result_dict, write_result
 from fit3d.morphable.model import MorphableModel
 from fit3d.morphable.registry import load_model
-from fit3d.observe.base import Observation
+from fit3d.observe.base import Landmarks, Observation
 from fit3d.observe.look import observe
+from fit3d.observe.registry import AUTO
 from fit3d.photo import Photo, load_photo
 from fit3d.render.overlay import overlay
 from fit3d.render.texture import project_texture
 from fit3d.solve.fit import fit_observation
 from fit3d.solve.result import Fit
 
-FaceChoice = Literal["largest", "all"] | int
-"""Which faces of a photo: the largest, all, or one by its number; 1 is the largest, 2 the next."""
+FaceChoice = Literal["largest", "all"] | int | tuple[float, float]
+"""Which faces of a photo: the largest, all, one by its number (1 is the largest, 2 the next), or the one at a place
+(x, y), photo px."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,26 @@ class Sighting:
     """One for each face, the largest first; never empty."""
     timings_s: dict[str, float]
     """Seconds of the stages 'load' and 'observe'."""
-    parts_file: PartsFile | None = None
+    parts_file: GivenFile | None = None
     """The label image that the user gave."""
+    landmarks_file: GivenFile | None = None
+    """The landmarks that the user gave."""
+
+    def save(self, folder: str | Path, name: str | None = None, face: int = 1) -> Saved:
+        """Write what was found of face number `face` to `folder/name/`, to be looked at and corrected by hand.
+
+        The files are those of docs/correcting.md; `name` and the rest are as in `Reconstruction.save`.
+
+        Raises:
+            UsageError: the folder cannot be written to or holds a fit, or the disk is full.
+        """
+        target = Path(folder) / safe_stem(Path(self.photo.path).stem.strip("<>") if name is None else name)
+        check_vacant(target, "observation")
+        watch = Stopwatch(self.timings_s)
+        with usage_errors(target), staged(target) as stage, watch.stage("write"):
+            files = write_observation(stage, target.name, self.photo, self.observations[face - 1], face)
+        timings_s = watch.seconds | {"total": sum(watch.seconds.values())}
+        return Saved(target, {kind: target / path.name for kind, path in files.items()}, timings_s)
 
 
 @dataclass(frozen=True)
@@ -56,7 +76,8 @@ class Saved:
 
     folder: Path
     files: dict[str, Path]
-    """By kind: 'json', 'obj', 'mtl', 'texture', 'neutral_obj', 'overlay', 'parts'."""
+    """By kind. Of a fit 'json', 'texture', 'overlay', 'parts' and those of its formats ('obj', 'neutral_obj' and 'mtl';
+    'glb'; 'cameras', 'images' and 'points3D'); of an observation 'landmarks', 'pts', 'labelme', 'parts', 'picture'."""
     timings_s: dict[str, float]
     """Seconds of each stage, 'write' and 'total' included."""
 
@@ -87,36 +108,39 @@ class Reconstruction:
         """The same with one warning more."""
         return replace(self, warnings=(*self.warnings, text))
 
-    def save(self, folder: str | Path, name: str | None = None) -> Saved:
+    def save(self, folder: str | Path, name: str | None = None, export: ExportConfig | None = None) -> Saved:
         """Write the files of README's table to `folder/name/`, `name` being the photo's stem unless given.
 
         All or nothing: the files are made in a hidden folder beside and then moved; an earlier result of that name
         is replaced, and stays as it is where writing fails. Characters of `name` that no folder can have become '_'.
+        `export` says which files and in which units; None is `ExportConfig()`.
 
         Raises:
-            UsageError: the folder cannot be written to, or the disk is full.
+            UsageError: the folder cannot be written to or holds an observation, or the disk is full.
         """
         target = Path(folder) / safe_stem(Path(self.photo.path).stem.strip("<>") if name is None else name)
-        with usage_errors(target), _staged(target) as stage:
-            files, timings_s = self._write(stage, target.name)
-        return Saved(target, {kind: target / path.name for kind, path in files.items()}, timings_s)
+        check_vacant(target, "fit")
+        every = result_names(target.name, get_args(Format)).values()
+        with usage_errors(target), staged(target, tuple(every)) as stage:
+            files, timings_s = self._write(stage, target.name, export or ExportConfig())
+        return Saved(target, {kind: target / path.relative_to(stage) for kind, path in files.items()}, timings_s)
 
-    def _write(self, folder: Path, stem: str) -> tuple[dict[str, Path], dict[str, float]]:
+    def _write(self, folder: Path, stem: str, export: ExportConfig) -> tuple[dict[str, Path], dict[str, float]]:
         """Write all files to `folder`, the JSON last. Returns them by kind, and the seconds of each stage."""
-        files = {
-            "obj": folder / f"{stem}.obj",
-            "mtl": folder / f"{stem}.mtl",
-            "texture": folder / f"{stem}_texture.png",
-            "neutral_obj": folder / f"{stem}_neutral.obj",
-            "overlay": folder / f"{stem}_overlay.jpg",
-            "parts": folder / f"{stem}_parts.png",
-            "json": folder / f"{stem}.json",
-        }
+        files = {kind: folder / name for kind, name in result_names(stem, export.formats).items()}
         watch = Stopwatch(self.timings_s)
         with watch.stage("write"):
-            write_obj(files["obj"], self.vertices, self.model, files["mtl"].name)
-            write_obj(files["neutral_obj"], self.neutral_vertices, self.model, files["mtl"].name)
-            write_mtl(files["mtl"], files["texture"].name)
+            if "obj" in export.formats:
+                write_obj(files["obj"], self.vertices, self.model, files["mtl"].name, export)
+                write_obj(files["neutral_obj"], self.neutral_vertices, self.model, files["mtl"].name, export)
+                write_mtl(files["mtl"], files["texture"].name)
+            if "glb" in export.formats:
+                from fit3d.export.glb import write_glb  # its library takes a while to import
+
+                expression, camera, made_by = self.fit.expression, self.fit.camera, f"fit3d {__version__}"
+                write_glb(files["glb"], self.neutral_vertices, expression, self.model, self.texture, camera, made_by)
+            if "colmap" in export.formats:
+                write_colmap(files["cameras"].parent, self.fit.camera, Path(self.photo.path).name)
             write_image(files["texture"], self.texture)
             write_labels(files["parts"], self.fit.parts)
             write_image(files["overlay"], overlay(self.photo, self.observation, self.model, self.vertices, self.fit))
@@ -128,6 +152,7 @@ class Reconstruction:
             fit=self.fit,
             source=self.source,
             config=self.config,
+            export=export,
             timings_s=timings_s,
             warnings=self.warnings,
             fit3d_version=__version__,
@@ -136,14 +161,31 @@ class Reconstruction:
         return files, timings_s
 
 
+def result_names(stem: str, formats: Sequence[Format]) -> dict[str, str]:
+    """Names of a result's files by kind, relative to its folder; see `Saved.files`."""
+    by_format: dict[Format, dict[str, str]] = {
+        "obj": {"obj": f"{stem}.obj", "neutral_obj": f"{stem}_neutral.obj", "mtl": f"{stem}.mtl"},
+        "glb": {"glb": f"{stem}.glb"},
+        "colmap": {name.removesuffix(".txt"): f"colmap/{name}" for name in COLMAP_FILES},
+    }
+    names = {kind: name for each, those in by_format.items() if each in formats for kind, name in those.items()}
+    return names | {
+        "texture": f"{stem}_texture.png",
+        "overlay": f"{stem}_overlay.jpg",
+        "parts": f"{stem}_parts.png",
+        "json": f"{stem}.json",
+    }
+
+
 def fit(
     photo: str | Path | Photo | np.ndarray,
     *,
     model: str | MorphableModel = "anny",
-    landmarks: str = "mediapipe",
-    parser: str = "contours",
+    landmarks: str = AUTO,
+    parser: str = AUTO,
     parts: str | Path | None = None,
-    face: Literal["largest"] | int = "largest",
+    landmarks_file: str | Path | None = None,
+    face: Literal["largest"] | int | tuple[float, float] = "largest",
     focal_px: float | None = None,
     texture_size: int = TextureConfig.size,
     config: FitConfig | None = None,
@@ -153,11 +195,13 @@ def fit(
     Args:
         photo: an image file, or its upright sRGB pixels (H, W, 3) uint8.
         model: name of a face model (`fit3d models list`), or one that is loaded.
-        landmarks: landmark detector.
-        parser: face parser.
+        landmarks: landmark detector; 'auto' takes the best one that can run, see `fit3d.observe.registry`.
+        parser: face parser; the same.
         parts: label image of the photo's size with the ids of `fit3d.labels`, used instead of the parser; the parts
             of other faces in it are left out.
-        face: 'largest', or the number of the face, 1 being the largest.
+        landmarks_file: landmarks of one face of the photo, used instead of the detector, see
+            `fit3d.observe.landmark_file`.
+        face: 'largest', the number of the face, 1 being the largest, or a place (x, y) in it, photo px.
         focal_px: focal length in pixels; None takes it from EXIF, else the default field of view of `config`.
         texture_size: side of the texture, px.
         config: how to fit; None is `FitConfig()`.
@@ -169,7 +213,7 @@ def fit(
     """
     check_face(face, every=False)
     _check(focal_px, texture_size, config)
-    sighting = look(photo, landmarks=landmarks, parser=parser, parts=parts)
+    sighting = look(photo, landmarks=landmarks, parser=parser, parts=parts, landmarks_file=landmarks_file)
     chosen = choose_faces(sighting, face)[0]
     return reconstruct(sighting, face=chosen, model=model, focal_px=focal_px, texture_size=texture_size, config=config)
 
@@ -178,8 +222,8 @@ def fit_faces(
     photo: str | Path | Photo | np.ndarray,
     *,
     model: str | MorphableModel = "anny",
-    landmarks: str = "mediapipe",
-    parser: str = "contours",
+    landmarks: str = AUTO,
+    parser: str = AUTO,
     focal_px: float | None = None,
     texture_size: int = TextureConfig.size,
     config: FitConfig | None = None,
@@ -196,15 +240,17 @@ def fit_faces(
 def look(
     photo: str | Path | Photo | np.ndarray,
     *,
-    landmarks: str = "mediapipe",
-    parser: str = "contours",
+    landmarks: str = AUTO,
+    parser: str = AUTO,
     parts: str | Path | None = None,
+    landmarks_file: str | Path | None = None,
 ) -> Sighting:
-    """Read a photo and find the faces in it.
+    """Read a photo and find the faces in it; with `landmarks_file`, the one face that it tells of.
 
     Raises:
         UnreadablePhotoError: the file is not a usable image.
         NoFaceError: there is no face.
+        LandmarkFileError: `landmarks_file` does not belong to the photo.
         LabelImageError: `parts` does not belong to the photo.
     """
     watch = Stopwatch()
@@ -214,27 +260,73 @@ def look(
         elif not isinstance(photo, Photo):
             photo = load_photo(photo)
     with watch.stage("observe"):
-        observations = observe(photo, landmarks=landmarks, parser=parser, parts_file=parts)
-        parts_file = None if parts is None else PartsFile(str(parts), sha256(Path(parts).read_bytes()).hexdigest())
-    return Sighting(photo=photo, observations=tuple(observations), timings_s=watch.seconds, parts_file=parts_file)
+        observations = observe(
+            photo, landmarks=landmarks, parser=parser, parts_file=parts, landmarks_file=landmarks_file
+        )
+    return Sighting(
+        photo=photo,
+        observations=tuple(observations),
+        timings_s=watch.seconds,
+        parts_file=_given(parts),
+        landmarks_file=_given(landmarks_file),
+    )
+
+
+def _given(path: str | Path | None) -> GivenFile | None:
+    return None if path is None else GivenFile(str(path), sha256(Path(path).read_bytes()).hexdigest())
 
 
 def choose_faces(sighting: Sighting, face: FaceChoice) -> list[int]:
     """Numbers of the wanted faces, counted from 1, the largest.
 
     Raises:
-        NoFaceError: the photo has fewer faces than the number asked for.
+        NoFaceError: the photo has fewer faces than the number asked for, or none at the place asked for.
         UsageError: not a face that there can be.
     """
     check_face(face)
     count = len(sighting.observations)
     if face == "all":
         return list(range(1, count + 1))
+    if isinstance(face, tuple | list):
+        return [_face_at(sighting, float(face[0]), float(face[1]))]
     number = 1 if face == "largest" else face
     if number > count:
         has = "1 face was" if count == 1 else f"{count} faces were"
         raise NoFaceError(f"{sighting.photo.path}: face {number} was asked for, but only {has} found")
     return [number]
+
+
+def _face_at(sighting: Sighting, x: float, y: float) -> int:
+    """Number of the face at a place, photo px: the one whose landmarks' hull holds it or, if none does, whose box.
+
+    Where several do, it is the one whose middle is nearest, in sides of its box.
+
+    Raises:
+        NoFaceError: no face holds it.
+    """
+
+    def rank(landmarks: Landmarks) -> tuple[int, float]:
+        left, top, right, bottom = landmarks.box_px
+        distance = math.hypot(x - (left + right) / 2.0, y - (top + bottom) / 2.0) / max(right - left, bottom - top)
+        in_box = left <= x <= right and top <= y <= bottom
+        return 0 if in_box and _in_hull(landmarks.points_px, x, y) else 1 if in_box else 2, distance
+
+    ranks = [rank(observation.landmarks) for observation in sighting.observations]
+    best = ranks.index(min(ranks))
+    if ranks[best][0] == 2:
+        left, top, right, bottom = sighting.observations[best].landmarks.box_px
+        raise NoFaceError(
+            f"{sighting.photo.path}: no face at pixel {x:g},{y:g}; the nearest is face {best + 1}, which reaches from "
+            f"{left:.0f},{top:.0f} to {right:.0f},{bottom:.0f}"
+        )
+    return best + 1
+
+
+def _in_hull(points: np.ndarray, x: float, y: float) -> bool:
+    """Whether a place lies in the convex hull of points (N, 2): seen from it, they leave no half plane free."""
+    away = points[np.isfinite(points).all(1)] - (x, y)
+    angles = np.sort(np.arctan2(away[:, 1], away[:, 0]))
+    return bool(np.diff(angles, append=angles[0] + 2.0 * np.pi).max() <= np.pi)
 
 
 def reconstruct(
@@ -282,22 +374,37 @@ def reconstruct(
         neutral_vertices=neutral,
         texture=texture,
         config=config,
-        source=Source(focal_source, face, sighting.parts_file, texture_size),
+        source=Source(focal_source, face, sighting.parts_file, texture_size, sighting.landmarks_file),
         timings_s=watch.seconds,
         warnings=(*photo.warnings, *observation.warnings, *fitted.warnings),
     )
 
 
 def check_face(face: Any, every: bool = True) -> None:
-    """Raises UsageError for what is neither 'largest', the number of a face nor, if `every` face may be asked for,
-    'all'."""
+    """Raises UsageError for what is neither 'largest', the number of a face, a place (x, y) nor, if `every` face may
+    be asked for, 'all'."""
     if isinstance(face, str):
         known = face == "largest" or (every and face == "all")
+    elif isinstance(face, tuple | list):
+        known = len(face) == 2 and all(is_finite(value) and value >= 0 for value in face)
     else:
         known = is_whole(face) and face >= 1
     if not known:
         names = "'largest', 'all'" if every else "'largest'"
-        raise UsageError(f"face {face!r}: expected {names} or a number from 1 (the largest face) on")
+        raise UsageError(
+            f"face {face!r}: expected {names}, a number from 1 (the largest face) on or a place (x, y) in photo pixels"
+        )
+
+
+def check_vacant(folder: Path, kind: Literal["fit", "observation"]) -> None:
+    """Raises UsageError where `folder` holds the other kind of files: both have a label image of the same name, and
+    one may have been painted by hand."""
+    other, mark = ("observation", "_landmarks.json") if kind == "fit" else ("fit", ".json")
+    if (folder / f"{folder.name}{mark}").exists():
+        raise UsageError(
+            f"{folder} holds the {other} of a photo, whose {folder.name}_parts.png would be replaced; choose another "
+            "folder (-o)"
+        )
 
 
 def _check(focal_px: float | None, texture_size: int, config: FitConfig | None) -> None:
@@ -319,28 +426,3 @@ class Stopwatch:
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-
-@contextmanager
-def _staged(target: Path) -> Iterator[Path]:
-    """A hidden folder beside `target`, which takes its place if the block ends well and vanishes if it does not.
-
-    Where `target` exists, files are replaced one by one, its JSON first removed and last moved, because a JSON means
-    a complete result; files of other names in it stay.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    stage = target.with_name(f".{target.name}-{secrets.token_hex(4)}")
-    stage.mkdir()
-    try:
-        yield stage
-        if not target.exists():
-            stage.rename(target)
-            return
-        last = f"{target.name}.json"
-        (target / last).unlink(missing_ok=True)
-        for path in sorted(stage.iterdir(), key=lambda path: path.name == last):
-            os.replace(path, target / path.name)
-    except UsageError as error:  # speaks of a folder that the user does not know
-        raise UsageError(str(error).replace(stage.name, target.name)) from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)

@@ -24,7 +24,10 @@ from fit3d.photo import PIXEL_LIMIT
 
 QUICK = ["--iterations", "1", "--texture-size", "32"]
 
-FILES = {"{}.json", "{}.obj", "{}.mtl", "{}_texture.png", "{}_neutral.obj", "{}_overlay.jpg", "{}_parts.png"}
+FILES = {
+    *("{}.json", "{}.obj", "{}.mtl", "{}.glb"),
+    *("{}_texture.png", "{}_neutral.obj", "{}_overlay.jpg", "{}_parts.png"),
+}
 
 
 def files_of(stem: str) -> set[str]:
@@ -83,6 +86,19 @@ def test_camera_in_json_puts_the_mesh_over_the_photo(example: Path) -> None:
     assert np.linalg.norm(np.argwhere(parts == 5).mean(0)[::-1] - (bridge + base) / 2) < 6
 
 
+def test_formats_units_and_axes(astronaut: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--format", "obj, colmap", "--units", "cm", "--up", "z"]
+    assert main(["fit", str(astronaut), "-o", str(tmp_path), *QUICK, *options, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert set(told["files"]) >= {"obj", "mtl", "neutral_obj", "cameras", "images", "points3D"}
+    assert "glb" not in told["files"] and not (tmp_path / "astronaut" / "astronaut.glb").exists()
+    assert "Centimetres, z up" in (tmp_path / "astronaut" / "astronaut.obj").read_text()[:300]
+    for wrong in ("fbx", "obj,", ""):
+        assert main(["fit", str(astronaut), "-o", str(tmp_path / "no"), "--format", wrong]) == 2
+        assert "expected one or more of obj, glb, colmap" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+
 def test_two_runs_write_the_same_bytes(example: Path, astronaut: Path, tmp_path: Path) -> None:
     assert main(["fit", str(astronaut), "-o", str(tmp_path), "--quiet"]) == 0
     for name in files_of("astronaut") - {"astronaut.json"}:
@@ -109,7 +125,7 @@ def test_prints_one_line_per_photo(astronaut: Path, tmp_path: Path, capsys: pyte
         str(tmp_path / "out" / name) for name in ("astronaut", "astronaut-2")
     ]
     assert all("Part IoU" in line and "landmark error" in line for line in lines)
-    assert said.err == ""
+    assert said.err.startswith("landmarks by ") and len(said.err.splitlines()) == 1
     assert names_in(tmp_path / "out" / "astronaut-2") == files_of("astronaut-2")
 
 
@@ -200,7 +216,9 @@ def test_bad_photo_is_one_line_and_leaves_nothing(
 def test_bad_photos_do_not_stop_the_others(astronaut: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     bad = [str(make(tmp_path, astronaut)) for make in UNFIT]
     assert main(["fit", *bad, str(astronaut), "-o", str(tmp_path / "out"), *QUICK]) == 1
-    assert len(capfd.readouterr().err.splitlines()) == len(bad)
+    *errors, note = capfd.readouterr().err.splitlines()
+    assert len(errors) == len(bad) and all(line.startswith("error: ") for line in errors)
+    assert note.startswith("landmarks by ")
     assert names_in(tmp_path / "out") == {"astronaut"}
     assert names_in(tmp_path / "out" / "astronaut") == files_of("astronaut")
 
@@ -255,12 +273,12 @@ def test_animation_is_fitted_with_a_warning(astronaut: Path, tmp_path: Path, cap
 def test_several_faces(shared_data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     girls = str(shared_data / "photos" / "twogirls.jpg")
     assert main(["fit", girls, "-o", str(tmp_path), *QUICK]) == 0
-    err = capfd.readouterr().err
-    assert err.startswith("warning: ")
-    assert "--face" in err
-    assert len(err.splitlines()) == 1
+    warning, note = capfd.readouterr().err.splitlines()
+    assert warning.startswith("warning: ")
+    assert "--face" in warning
+    assert note.startswith("landmarks by ")
     assert main(["fit", girls, "-o", str(tmp_path), "--face", "all", *QUICK]) == 0
-    assert capfd.readouterr().err == ""
+    assert capfd.readouterr().err.splitlines() == [note]
     assert names_in(tmp_path) == {"twogirls", "twogirls-face1", "twogirls-face2"}
     largest, first, second = (
         without_timings(tmp_path / name, name) for name in ("twogirls", "twogirls-face1", "twogirls-face2")
@@ -455,17 +473,22 @@ def test_models(capsys: pytest.CaptureFixture[str]) -> None:
     assert "anny" in capsys.readouterr().err
 
 
-def test_doctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # no weights there
     assert main(["doctor"]) == 0
-    assert capsys.readouterr().out.endswith("`fit3d fit` works.\n")
+    said = capsys.readouterr().out
+    assert said.endswith("`fit3d fit` works.\n")
+    assert "'auto' takes mediapipe; for a better one, face-alignment, type: fit3d weights pull face-alignment\n" in said
+    assert "for a better one, facer:lapa, type: fit3d weights pull facer:lapa\n" in said
     monkeypatch.setitem(sys.modules, "mediapipe", None)
     assert main(["doctor"]) == 1
     assert 'pip install -c constraints.txt ".[embedded]"' in capsys.readouterr().out
     assert main(["doctor", "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
-    assert [check["name"] for check in report["checks"] if not check["ok"]] == ["mediapipe"]
+    failing = {check["name"]: check["needed"] for check in report["checks"] if not check["ok"]}
+    assert failing == {"landmark detector": True, "face-alignment": False, "mediapipe": False, "facer": False}
     checked = {check["name"] for check in report["checks"]}
-    assert {"face-alignment", "numpy", "pillow", "pyfacer", "rich", "scipy", "torch", "trimesh", "typer"} <= checked
+    assert {"face parser", "numpy", "pillow", "rich", "scipy", "torch", "trimesh", "typer"} <= checked
     assert not any("fit3d[embedded]" in check["remedy"] for check in report["checks"])
     monkeypatch.setattr(resources, "_PACKAGE", Path("/site-packages/fit3d"))  # no checkout
     assert main(["doctor"]) == 1
@@ -524,5 +547,6 @@ def test_as_a_process_it_is_silent_but_for_the_result(astronaut: Path, tmp_path:
     done = subprocess.run([*arguments, *QUICK], capture_output=True, text=True)
     assert done.returncode == 1
     assert len(done.stdout.splitlines()) == 1
-    assert len(done.stderr.splitlines()) == 1
+    error, note = done.stderr.splitlines()
+    assert "missing.jpg" in error and note.startswith("landmarks by ")
     assert done.stderr.startswith("error: ")

@@ -19,9 +19,10 @@ from PIL import Image
 from scipy.spatial import cKDTree
 
 from fit3d.camera import Crop
-from fit3d.config import FitConfig
+from fit3d.config import ExportConfig, FitConfig, Units
 from fit3d.errors import UsageError
 from fit3d.export import files
+from fit3d.export.colmap import write_colmap
 from fit3d.export.files import (
     atomic_write,
     output_folder,
@@ -32,8 +33,8 @@ from fit3d.export.files import (
     write_text,
 )
 from fit3d.export.obj import mtl_text, obj_text, write_mtl, write_obj
-from fit3d.export.result_json import PartsFile, Source, result_dict, result_text, write_result
-from fit3d.labels import PART_COLOURS, PART_NAMES
+from fit3d.export.result_json import GivenFile, Source, result_dict, result_text, write_result
+from fit3d.labels import OTHER, PART_COLOURS, PART_NAMES, RIGHT_EYEBROW, SKIN
 from fit3d.morphable.model import MorphableModel
 from fit3d.observe.base import Backend, Landmarks, Observation
 from fit3d.photo import Photo
@@ -55,8 +56,8 @@ def vertices(model: MorphableModel) -> torch.Tensor:
 
 def read_obj(text: str) -> dict[str, Any]:
     """All statements of an OBJ, as written."""
-    found: dict[str, Any] = {"v": [], "vt": [], "faces": {}, "mtllib": None}
-    name = None
+    found: dict[str, Any] = {"v": [], "vt": [], "faces": {}, "groups": {}, "mtllib": None}
+    name = group = None
     for line in text.splitlines():
         keyword, _, rest = line.partition(" ")
         if keyword in ("v", "vt"):
@@ -64,8 +65,13 @@ def read_obj(text: str) -> dict[str, Any]:
         elif keyword == "o":
             name = rest
             found["faces"][name] = []
+        elif keyword == "g":
+            group = rest
+            assert group not in found["groups"]
+            found["groups"][group] = []
         elif keyword == "f":
             found["faces"][name].append([tuple(int(k) - 1 for k in corner.split("/")) for corner in rest.split()])
+            found["groups"][group].append([corner[0] for corner in found["faces"][name][-1]])
         elif keyword == "mtllib":
             found["mtllib"] = rest
     return found
@@ -83,9 +89,62 @@ def test_obj_keeps_quads_uvs_and_objects(model: MorphableModel, vertices: torch.
             [(int(v), int(t)) for v, t in zip(face, uv, strict=True) if v >= 0]
             for face, uv in zip(model.faces[chosen], model.uv_faces[chosen], strict=True)
         ]
-        assert read["faces"][name] == expected
+        assert sorted(read["faces"][name]) == sorted(expected)
     # the test model has both, so both were checked
     assert {len(face) for face in read["faces"]["head"]} == {3, 4}
+
+
+def test_obj_has_a_group_for_each_part(model: MorphableModel, vertices: torch.Tensor) -> None:
+    groups = read_obj(obj_text(vertices, model, "m.mtl"))["groups"]
+    parts = {f"head_{PART_NAMES[label]}" for label in (*range(RIGHT_EYEBROW, SKIN + 1), OTHER)}
+    assert set(groups) == parts | (set(model.objects) - {"head"})
+    annotation, mean = model.annotation, model.mean.numpy()
+    for name, faces in groups.items():
+        # by the field that is the largest in the middle of each face
+        if name.startswith("head_") and not name.endswith("other"):
+            for face in faces:
+                fields = annotation.fields[:, face].mean(1)
+                assert PART_NAMES[int(annotation.field_labels[fields.argmax()])] == name.removeprefix("head_")
+    for side, sign in (("right", -1.0), ("left", 1.0)):
+        middles = [mean[face].mean(0) for face in groups[f"head_{side}_eyebrow"]]
+        assert min(sign * middle[0] for middle in middles) > 0.0 < min(middle[1] for middle in middles)
+
+
+@pytest.mark.parametrize(("units", "scale"), [("m", 1.0), ("cm", 100.0), ("mm", 1000.0)])
+def test_obj_in_other_units_and_axes(model: MorphableModel, vertices: torch.Tensor, units: Units, scale: float) -> None:
+    plain = np.array(read_obj(obj_text(vertices, model, "m.mtl"))["v"])
+    text = obj_text(vertices, model, "m.mtl", ExportConfig(units=units, up="z"))
+    turned = np.array(read_obj(text)["v"]) / scale
+    np.testing.assert_allclose(turned, plain[:, [0, 2, 1]] * [1.0, -1.0, 1.0], atol=1.1e-7)
+    assert "z up" in text and {"m": "Metres", "cm": "Centimetres", "mm": "Millimetres"}[units] in text
+    # turned, not mirrored: the ball stays right side out
+    ball = np.array([face[:3] for face in read_obj(text)["groups"]["left_eyeball"]])
+    a, b, c = (turned[ball[:, k]] for k in range(3))
+    assert float((a * np.cross(b, c)).sum()) - float(np.cross(b - a, c - a).sum(0) @ turned[ball].mean((0, 1))) > 0.0
+
+
+def test_colmap_files_hold_the_camera(tmp_path: Path) -> None:
+    camera = synthetic_camera(640, 480, yaw_deg=30.0)
+    paths = write_colmap(tmp_path / "colmap", camera, "a photo\n.jpg")
+    assert tuple(path.name for path in paths) == ("cameras.txt", "images.txt", "points3D.txt")
+    lines = [[line for line in path.read_text().split("\n") if not line.startswith("#")] for path in paths]
+    number, kind, width, height, *lens = lines[0][0].split()
+    assert (number, kind, width, height) == ("1", "PINHOLE", "640", "480")
+    np.testing.assert_allclose(
+        [float(value) for value in lens], [camera.focal_px, camera.focal_px, *camera.principal_px]
+    )
+    _, qw, qx, qy, qz, tx, ty, tz, camera_number, *name = lines[1][0].split()
+    assert camera_number == "1" and name == ["a", "photo", ".jpg"] and lines[1][1] == ""
+    w, x, y, z = (float(value) for value in (qw, qx, qy, qz))
+    # the rotation as COLMAP computes it from its quaternion
+    turn = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    pose = camera.cam_from_world.numpy()
+    np.testing.assert_allclose(turn, pose[:3, :3], atol=1e-8)
+    np.testing.assert_allclose([float(tx), float(ty), float(tz)], pose[:3, 3], rtol=1e-8)
 
 
 def test_obj_numbers_have_one_form(model: MorphableModel, vertices: torch.Tensor) -> None:
@@ -154,20 +213,22 @@ def make_fit(model: MorphableModel) -> Fit:
     )
 
 
-def make_result(model: MorphableModel, **changes: Any) -> dict[str, Any]:
+def make_observation() -> Observation:
     points = np.random.default_rng(0).uniform(0.0, 48.0, (478, 2))
     points[3] = math.nan
+    landmarks = Landmarks("mediapipe478", points, Backend("mediapipe", "0.10.21"))
+    return Observation(landmarks, np.zeros((48, 64), np.uint8), Backend("contours", "1"))
+
+
+def make_result(model: MorphableModel, **changes: Any) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "photo": Photo(path="folder/äöü \udcff.jpg", pixels=np.zeros((48, 64, 3), np.uint8), sha256="ab" * 32),
         "model": model,
-        "observation": Observation(
-            Landmarks("mediapipe478", points, Backend("mediapipe", "0.10.21")),
-            np.zeros((48, 64), np.uint8),
-            Backend("contours", "1"),
-        ),
+        "observation": make_observation(),
         "fit": make_fit(model),
-        "source": Source("exif", 2, PartsFile("labels.png", "cd" * 32), 512),
+        "source": Source("exif", 2, GivenFile("labels.png", "cd" * 32), 512),
         "config": FitConfig(seed=7),
+        "export": ExportConfig(units="cm"),
         "timings_s": {"load": 0.1, "observe": 0.2, "fit": 0.3, "texture": 0.4, "write": 0.5, "total": 1.5},
         "warnings": ("a warning", "another"),
         "fit3d_version": "0.1.0",
@@ -228,6 +289,24 @@ def test_result_says_what_was_fitted(model: MorphableModel) -> None:
     assert read["photo"]["width"] == 64
     assert read["model"]["units"] == "metres"
     assert read["warnings"] == ["a warning", "another"]
+
+
+def test_how_sure_detectors_and_the_fit_are_is_told(model: MorphableModel) -> None:
+    silent = make_result(model)
+    assert silent["status"] == "ok" and silent["status_reasons"] == []
+    assert silent["observation"]["landmark_confidence"] is None and silent["observation"]["part_confidence"] is None
+
+    observation, fit = make_observation(), replace(make_fit(model), mistrust=("it misses",))
+    landmarks = replace(observation.landmarks, confidence=np.linspace(0.0, 1.0, 478))
+    observation = replace(observation, landmarks=landmarks, part_confidence=np.arange(12) / 11.0)
+    told = make_result(model, observation=observation, fit=fit)
+    assert told["status"] == "poor" and told["status_reasons"] == ["it misses"]
+    assert told["observation"]["landmark_confidence"][:3] == [0.0, 0.002, 0.004]
+    assert told["observation"]["part_confidence"]["nose"] == pytest.approx(5 / 11, abs=5e-4)
+    assert list(told["observation"]["part_confidence"]) == list(PART_NAMES)
+    for result in (silent, told):
+        read = json.loads(result_text(result))
+        assert [error.message for error in jsonschema.Draft202012Validator(schema()).iter_errors(read)] == []
 
 
 def test_result_text_is_stable(model: MorphableModel) -> None:

@@ -17,7 +17,7 @@ import fit3d
 from fit3d import pipeline
 from fit3d.config import PartsConfig
 from fit3d.errors import NoFaceError, UsageError
-from fit3d.export.result_json import PartsFile, Source
+from fit3d.export.result_json import GivenFile, Source
 
 QUICK = fit3d.FitConfig(iterations=1)
 
@@ -73,7 +73,7 @@ def test_parts_file_is_remembered(head: fit3d.Reconstruction, astronaut: Path, t
     parts = head.save(tmp_path).files["parts"]
     again = fit3d.fit(astronaut, parts=parts, texture_size=16, config=QUICK)
     assert np.array_equal(again.observation.parts, head.fit.parts)
-    assert again.source.parts_file == PartsFile(str(parts), sha256(parts.read_bytes()).hexdigest())
+    assert again.source.parts_file == GivenFile(str(parts), sha256(parts.read_bytes()).hexdigest())
 
 
 IMPOSSIBLE: list[dict[str, Any]] = [
@@ -196,6 +196,34 @@ def test_save_and_save_again(head: fit3d.Reconstruction, tmp_path: Path) -> None
     other = head.save(tmp_path, "another name")
     assert other.folder == tmp_path / "another name"
     assert (other.folder / "another name.obj").is_file()
+
+
+def test_files_of_other_formats_are_not_left_behind(head: fit3d.Reconstruction, tmp_path: Path) -> None:
+    """What an earlier call wrote and this one does not is of another fit: it goes, and what others wrote stays."""
+    always = {"astronaut.json", "astronaut_overlay.jpg", "astronaut_parts.png", "astronaut_texture.png"}
+    colmap = {"cameras.txt", "images.txt", "points3D.txt"}
+    saved = head.save(tmp_path, export=fit3d.ExportConfig(formats=("glb", "colmap")))
+    folder = saved.folder
+    assert {path.name for path in folder.iterdir()} == always | {"astronaut.glb", "colmap"}
+    assert {path.name for path in (folder / "colmap").iterdir()} == colmap
+    assert all(path.is_file() for path in saved.files.values())
+    assert "1 PINHOLE 512 512" in saved.files["cameras"].read_text()
+    (folder / "colmap" / "mine.txt").write_text("mine")
+
+    saved = head.save(tmp_path, export=fit3d.ExportConfig(formats=("obj",), units="mm", up="z"))
+    assert {path.name for path in folder.iterdir()} == always | {
+        *("astronaut.obj", "astronaut.mtl", "astronaut_neutral.obj", "colmap")
+    }
+    assert [path.name for path in (folder / "colmap").iterdir()] == ["mine.txt"]
+    told = json.loads(saved.files["json"].read_text(encoding="utf-8"))["export"]
+    assert told == {"formats": ["obj"], "units": "mm", "up": "z"}
+    first = next(line for line in saved.files["obj"].read_text().splitlines() if line.startswith("v "))
+    x, y, z = head.vertices[0].tolist()
+    np.testing.assert_allclose([float(value) for value in first.split()[1:]], [1e3 * x, -1e3 * z, 1e3 * y], atol=1e-3)
+
+    again = head.save(tmp_path, export=fit3d.ExportConfig(formats=("glb", "colmap")))
+    assert {path.name for path in (folder / "colmap").iterdir()} == colmap | {"mine.txt"}
+    assert not (folder / "astronaut.obj").exists() and again.files["glb"].is_file()
 
 
 def test_array_has_a_name_of_its_own_in_files(astronaut: Path, tmp_path: Path) -> None:

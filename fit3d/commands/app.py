@@ -24,6 +24,7 @@ from fit3d.commands.doctor import doctor_command
 from fit3d.commands.evaluate import evaluate_parts_command
 from fit3d.commands.evaluate_geometry import evaluate_geometry_command
 from fit3d.commands.evaluate_losses import evaluate_losses_command
+from fit3d.commands.evaluate_parser import evaluate_parser_command
 from fit3d.commands.evaluate_plausibility import evaluate_plausibility_command
 from fit3d.commands.fit import fit_command
 from fit3d.commands.models import (
@@ -33,6 +34,9 @@ from fit3d.commands.models import (
     models_pull_command,
     models_remove_command,
 )
+from fit3d.commands.observe import observe_command
+from fit3d.commands.transfer import models_transfer_command
+from fit3d.commands.weights import weights_list_command, weights_pull_command, weights_verify_command
 from fit3d.errors import Fit3dError
 
 EXIT_PHOTO_FAILED = 1
@@ -53,9 +57,13 @@ app = typer.Typer(
     context_settings=_HELP,
 )
 models_app = typer.Typer(help="The face models that can be fitted.", no_args_is_help=True, context_settings=_HELP)
+weights_app = typer.Typer(
+    help="The weights of landmark detectors and face parsers.", no_args_is_help=True, context_settings=_HELP
+)
 evaluate_app = typer.Typer(help="Measures how good fits are.", no_args_is_help=True, context_settings=_HELP)
 
 app.command("fit")(fit_command)
+app.command("observe")(observe_command)
 app.add_typer(models_app, name="models")
 models_app.command("list")(models_list_command)
 models_app.command("info")(models_info_command)
@@ -63,8 +71,14 @@ models_app.command("add")(models_add_command)
 models_app.command("pull")(models_pull_command)
 models_app.command("remove")(models_remove_command)
 models_app.command("annotate")(models_annotate_command)
+models_app.command("transfer")(models_transfer_command)
+app.add_typer(weights_app, name="weights")
+weights_app.command("list")(weights_list_command)
+weights_app.command("pull")(weights_pull_command)
+weights_app.command("verify")(weights_verify_command)
 app.add_typer(evaluate_app, name="evaluate")
 evaluate_app.command("parts")(evaluate_parts_command)
+evaluate_app.command("parser")(evaluate_parser_command)
 evaluate_app.command("geometry")(evaluate_geometry_command)
 evaluate_app.command("losses")(evaluate_losses_command)
 evaluate_app.command("plausibility")(evaluate_plausibility_command)

@@ -7,8 +7,9 @@ import io
 import os
 import re
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -60,6 +61,39 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+@contextmanager
+def staged(target: Path, outdated: Sequence[str] = ()) -> Iterator[Path]:
+    """A hidden folder beside `target`, which takes its place if the block ends well and vanishes if it does not.
+
+    Where `target` exists, files are replaced one by one, its JSON first removed and last moved, because a JSON means
+    a complete result; files of other names in it stay, but for those of `outdated`, paths relative to it, that the
+    block did not make again.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    stage = target.with_name(f".{target.name}-{secrets.token_hex(4)}")
+    stage.mkdir()
+    try:
+        yield stage
+        if not target.exists():
+            stage.rename(target)
+            return
+        last = f"{target.name}.json"
+        (target / last).unlink(missing_ok=True)
+        made = {path.relative_to(stage): path for path in sorted(stage.rglob("*")) if path.is_file()}
+        for old in (target / name for name in outdated if Path(name) not in made):
+            old.unlink(missing_ok=True)
+            if old.parent != target:
+                with suppress(OSError):  # not there, or others' files in it
+                    old.parent.rmdir()
+        for name, path in sorted(made.items(), key=lambda each: str(each[0]) == last):
+            (target / name).parent.mkdir(exist_ok=True)
+            os.replace(path, target / name)
+    except UsageError as error:  # speaks of a folder that the user does not know
+        raise UsageError(str(error).replace(stage.name, target.name)) from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
 
 
 @contextmanager

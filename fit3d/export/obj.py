@@ -1,4 +1,4 @@
-"""Wavefront OBJ and MTL: the fitted mesh with its quads, UVs and separate pieces.
+"""Wavefront OBJ and MTL: the fitted mesh with its quads and UVs, an object per piece and a group per facial part.
 
 The files are written by hand: trimesh splits quads into triangles and duplicates the vertices along UV seams, meshio
 keeps quads but knows one UV per vertex and no objects, and animators need the model's own topology back.
@@ -6,20 +6,31 @@ keeps quads but knows one UV per vertex and no objects, and animators need the m
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
+from fit3d.config import ExportConfig, Units
 from fit3d.export.files import write_text
+from fit3d.labels import OTHER, PART_NAMES
 from fit3d.morphable.model import FILM_SUFFIX, MorphableModel
 
 POSITION_DECIMALS = 7
 """Decimals of a position in metres: a tenth of a micrometre."""
 UV_DECIMALS = 6
+PER_METRE: dict[Units, int] = {"m": 1, "cm": 100, "mm": 1000}
+UNIT_NAMES: dict[Units, str] = {"m": "Metres", "cm": "Centimetres", "mm": "Millimetres"}
 
 
-def write_obj(path: str | Path, vertices: Tensor | np.ndarray, model: MorphableModel, mtl_name: str) -> None:
+def write_obj(
+    path: str | Path,
+    vertices: Tensor | np.ndarray,
+    model: MorphableModel,
+    mtl_name: str,
+    export: ExportConfig | None = None,
+) -> None:
     """Write a mesh of `model` with `vertices` (V, 3), world, metres, as OBJ.
 
     Args:
@@ -27,8 +38,9 @@ def write_obj(path: str | Path, vertices: Tensor | np.ndarray, model: MorphableM
         vertices: positions.
         model: gives faces, UVs and objects.
         mtl_name: name of the material file in the same folder.
+        export: units and axes of the file; None is `ExportConfig()`.
     """
-    write_text(path, obj_text(vertices, model, mtl_name))
+    write_text(path, obj_text(vertices, model, mtl_name, export))
 
 
 def write_mtl(path: str | Path, texture_name: str) -> None:
@@ -36,26 +48,64 @@ def write_mtl(path: str | Path, texture_name: str) -> None:
     write_text(path, mtl_text(texture_name))
 
 
-def obj_text(vertices: Tensor | np.ndarray, model: MorphableModel, mtl_name: str) -> str:
+def obj_text(
+    vertices: Tensor | np.ndarray, model: MorphableModel, mtl_name: str, export: ExportConfig | None = None
+) -> str:
     """The text of `write_obj`: the same input always gives the same bytes."""
-    positions = np.asarray(vertices, np.float64)
+    export = export or ExportConfig()
+    positions = in_frame(np.asarray(vertices, np.float64), export)
     assert positions.shape == tuple(model.mean.shape), (positions.shape, model.mean.shape)
     if not np.isfinite(positions).all():
         raise ValueError("the mesh has positions that are not finite")
     parts = [
-        f"# {_one_line(model.name)} {_one_line(model.version)}, fitted by fit3d. Metres, y up, z towards the viewer.\n",
+        f"# {_one_line(model.name)} {_one_line(model.version)}, fitted by fit3d. {_frame_line(export)}\n",
         f"# {_one_line(model.licence)}\n",
         f"mtllib {_one_line(mtl_name)}\n",
-        _lines("v", positions, POSITION_DECIMALS),
+        _lines("v", positions, POSITION_DECIMALS - len(str(PER_METRE[export.units])) + 1),
         _lines("vt", model.uv.astype(np.float64), UV_DECIMALS),
     ]
+    part = part_of_faces(model)
     for index, name in enumerate(model.objects):
         chosen = model.face_objects == index
-        if chosen.any():
-            material = "film" if name.endswith(FILM_SUFFIX) else "head"
-            parts.append(f"o {name}\nusemtl {material}\ns 1\n")
-            parts.append(_faces(model.faces[chosen], model.uv_faces[chosen]))
+        if not chosen.any():
+            continue
+        material = "film" if name.endswith(FILM_SUFFIX) else "head"
+        parts.append(f"o {name}\nusemtl {material}\ns 1\n")
+        labels = np.unique(part[chosen])
+        for label in labels:
+            group = name if len(labels) == 1 else f"{name}_{PART_NAMES[label]}"
+            some = chosen & (part == label)
+            parts.append(f"g {group}\n" + _faces(model.faces[some], model.uv_faces[some]))
     return "".join(parts)
+
+
+@lru_cache(maxsize=4)
+def part_of_faces(model: MorphableModel) -> np.ndarray:
+    """(F,) uint8: which part of `fit3d.labels` each face belongs to, by its middle; 'other' off the annotated surface,
+    as eyeballs and teeth are."""
+    annotation = model.annotation
+    surface = np.zeros(len(model.mean), bool)
+    surface[annotation.triangles[annotation.fixed_label < 0].numpy().ravel()] = True
+    corners = np.where(model.faces >= 0, model.faces, model.faces[:, :1])
+    known = np.flatnonzero(surface[corners].all(1))
+    weight = (model.faces[known] >= 0).astype(np.float32)
+    fields = annotation.fields.numpy()[:, corners[known]]
+    best = (fields * weight).sum(2).argmax(0)
+    part = np.full(len(model.faces), OTHER, np.uint8)
+    part[known] = annotation.field_labels.numpy()[best]
+    return part
+
+
+def in_frame(positions: np.ndarray, export: ExportConfig) -> np.ndarray:
+    """World positions (N, 3), metres, in the units and axes of `export`."""
+    if export.up == "z":
+        positions = np.stack([positions[:, 0], -positions[:, 2], positions[:, 1]], 1)
+    return positions * PER_METRE[export.units]
+
+
+def _frame_line(export: ExportConfig) -> str:
+    axes = "y up, z towards the viewer" if export.up == "y" else "z up, -y towards the viewer"
+    return f"{UNIT_NAMES[export.units]}, {axes}."
 
 
 def mtl_text(texture_name: str) -> str:

@@ -12,8 +12,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from fit3d.config import FitConfig
+from fit3d.config import ExportConfig, FitConfig
 from fit3d.export.files import write_text
+from fit3d.labels import PART_NAMES
 from fit3d.morphable.model import MorphableModel
 from fit3d.observe.base import Observation
 from fit3d.photo import Photo
@@ -30,10 +31,13 @@ SIGNIFICANT_DIGITS = 9
 LANDMARK_DECIMALS = 3
 """Decimals of landmarks, px."""
 
+CONFIDENCE_DECIMALS = 3
+"""Decimals of confidences."""
+
 
 @dataclasses.dataclass(frozen=True)
-class PartsFile:
-    """A label image that the user gave."""
+class GivenFile:
+    """A label image or landmark file that the user gave."""
 
     path: str
     """As the user wrote it."""
@@ -49,10 +53,12 @@ class Source:
     """'user', 'exif', or 'default': the field of view of the configuration."""
     face: int
     """Number of the face in its photo, 1 being the largest."""
-    parts_file: PartsFile | None
+    parts_file: GivenFile | None
     """None where a parser labelled the photo."""
     texture_size: int
     """Side of the texture, px."""
+    landmarks_file: GivenFile | None = None
+    """None where a detector found the landmarks."""
 
 
 def result_dict(
@@ -62,6 +68,7 @@ def result_dict(
     fit: Fit,
     source: Source,
     config: FitConfig,
+    export: ExportConfig,
     timings_s: Mapping[str, float],
     warnings: Sequence[str],
     fit3d_version: str,
@@ -75,16 +82,19 @@ def result_dict(
         fit: the result.
         source: of what the user can choose besides `config`.
         config: how it was fitted.
+        export: which files lie beside it.
         timings_s: seconds by stage: load, observe, fit, texture, write, total.
         warnings: all of them, of photo, observation and fit.
         fit3d_version: of the program.
     """
     camera, landmarks = fit.camera, observation.landmarks
     expression = dict(zip(model.expression_names, fit.expression.tolist(), strict=True))
-    return _plain(
+    return plain(
         {
             "schema": SCHEMA_VERSION,
             "fit3d_version": fit3d_version,
+            "status": fit.status,
+            "status_reasons": list(fit.mistrust),
             "photo": {
                 "path": photo.path,
                 "width": photo.width,
@@ -101,12 +111,17 @@ def result_dict(
             },
             "observation": {
                 "face": source.face,
+                "landmarks_file": None if source.landmarks_file is None else dataclasses.asdict(source.landmarks_file),
                 "parts_file": None if source.parts_file is None else dataclasses.asdict(source.parts_file),
                 "crop": dataclasses.asdict(fit.crop),
                 "landmark_backend": dataclasses.asdict(landmarks.backend),
                 "parser_backend": dataclasses.asdict(observation.parser),
                 "landmark_layout": landmarks.layout,
                 "landmarks_px": np.round(landmarks.points_px, LANDMARK_DECIMALS),
+                "landmark_confidence": _confidence(landmarks.confidence),
+                "part_confidence": None
+                if observation.part_confidence is None
+                else dict(zip(PART_NAMES, _confidence(observation.part_confidence), strict=True)),
                 "face_box_px": np.round(landmarks.box_px, LANDMARK_DECIMALS),
             },
             "parameters": {"identity": fit.identity, "expression": expression},
@@ -131,10 +146,15 @@ def result_dict(
                 "config": dataclasses.asdict(config),
             },
             "texture_size": source.texture_size,
+            "export": dataclasses.asdict(export),
             "timings_s": dict(timings_s),
             "warnings": list(warnings),
         }
     )
+
+
+def _confidence(values: np.ndarray | None) -> Any:
+    return None if values is None else np.round(values, CONFIDENCE_DECIMALS)
 
 
 def write_result(path: str | Path, result: Mapping[str, Any]) -> None:
@@ -148,16 +168,16 @@ def result_text(result: Mapping[str, Any]) -> str:
     return _dump(result, 0) + "\n"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """`value` with tensors, arrays and tuples as lists, and floats rounded; not a number becomes None."""
     if isinstance(value, torch.Tensor):
-        return _plain(value.detach().cpu().tolist())
+        return plain(value.detach().cpu().tolist())
     if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, Mapping):
-        return {_text(str(key)): _plain(item) for key, item in value.items()}
+        return {_text(str(key)): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float):
         # adding 0 turns -0 into 0
         return float(f"{value:.{SIGNIFICANT_DIGITS}g}") + 0.0 if math.isfinite(value) else None

@@ -42,11 +42,14 @@ def vertex_normals(vertices: Tensor, triangles: Tensor) -> Tensor:
 
     They point to the side from which the triangles run counter-clockwise. A vertex without area has a zero normal.
     """
+    return functional.normalize(weighted_normals(vertices, triangles), dim=1)
+
+
+def weighted_normals(vertices: Tensor, triangles: Tensor) -> Tensor:
+    """(V, 3) sums of the normals of each vertex's triangles, twice their area long."""
     a, b, c = vertices[triangles].unbind(1)
-    normals = torch.zeros_like(vertices).index_add_(
-        0, triangles.T.reshape(-1), torch.linalg.cross(b - a, c - a).repeat(3, 1)
-    )
-    return functional.normalize(normals, dim=1)
+    normals = torch.linalg.cross(b - a, c - a).repeat(3, 1)
+    return torch.zeros_like(vertices).index_add_(0, triangles.T.reshape(-1), normals)
 
 
 def shade(
