@@ -1,15 +1,19 @@
-"""The GLB: read back number by number, by trimesh, by the Khronos validator and by Blender."""
+"""The GLB: read back number by number, by trimesh, the Khronos validator, three.js and Blender."""
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import math
 import os
+import queue
 import shutil
 import struct
 import subprocess
+import threading
 from dataclasses import replace
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -257,10 +261,16 @@ def test_trimesh_reads_it(bundled: tuple[Path, MorphableModel, Tensor, Camera]) 
     assert scene.geometry["head"].visual.material.baseColorTexture.size == (256, 256)
 
 
-def test_khronos_validator(bundled: tuple[Path, MorphableModel, Tensor, Camera], tmp_path: Path) -> None:
-    folder = os.environ.get("FIT3D_NODE_MODULES")
-    if folder is None or shutil.which("node") is None:
-        pytest.skip("needs node, and FIT3D_NODE_MODULES with npm's gltf-validator in it")
+def node_modules(package: str) -> Path:
+    """Where npm put a package; skips the test where it did not."""
+    modules = Path(__file__).parent / "js" / "node_modules"
+    if shutil.which("node") is None or not (modules / package).is_dir():
+        pytest.skip(f"needs node and {package}: npm install --prefix tests/js")
+    return modules
+
+
+def test_khronos_validator(bundled: tuple[Path, MorphableModel, Tensor, Camera]) -> None:
+    modules = node_modules("gltf-validator")
     script = (
         "const validator = require('gltf-validator'), fs = require('fs');"
         "validator.validateBytes(new Uint8Array(fs.readFileSync(process.argv[1])))"
@@ -268,7 +278,7 @@ def test_khronos_validator(bundled: tuple[Path, MorphableModel, Tensor, Camera],
     )
     told = subprocess.run(
         ["node", "-e", script, str(bundled[0])],
-        env={**os.environ, "NODE_PATH": folder},
+        env={**os.environ, "NODE_PATH": str(modules)},
         capture_output=True,
         text=True,
         check=True,
@@ -278,8 +288,52 @@ def test_khronos_validator(bundled: tuple[Path, MorphableModel, Tensor, Camera],
     assert report["info"]["hasMorphTargets"] and report["info"]["hasTextures"]
 
 
+def test_threejs_shows_it(bundled: tuple[Path, MorphableModel, Tensor, Camera], tmp_path: Path) -> None:
+    """three.js in a real browser finds the names and weights, and its camera sees what the photo's camera saw."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    modules = node_modules("three")
+    if browser is None:
+        pytest.skip("needs Chromium")
+    path, model, posed, camera = bundled
+
+    told: queue.Queue[bytes] = queue.Queue()
+
+    class Shelf(SimpleHTTPRequestHandler):
+        def translate_path(self, path_of_url: str) -> str:
+            name = path_of_url.lstrip("/")
+            return str({"head.glb": path, "look.html": modules.parent / "three_look.html"}.get(name, modules / name))
+
+        def do_POST(self) -> None:
+            told.put(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    options = ["--headless=new", "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+    with ThreadingHTTPServer(("127.0.0.1", 0), Shelf) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        page = f"http://127.0.0.1:{server.server_port}/look.html"
+        command = [browser, *options, f"--user-data-dir={tmp_path}", "--remote-debugging-port=0", page]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            try:
+                seen = json.loads(told.get(timeout=120))
+            finally:
+                process.terminate()
+        server.shutdown()
+    assert "error" not in seen, seen["error"]
+    assert set(seen["meshes"]) == set(model.objects)
+    assert {name for keys in seen["meshes"].values() for name in keys} == set(ARKIT_NAMES)
+    assert seen["meshes"]["head"]["mouthSmileLeft"] == pytest.approx(0.6, abs=1e-5)
+    with Image.open(io.BytesIO(base64.b64decode(seen["picture"].split(",")[1]))) as image:
+        shown = np.asarray(image.convert("RGBA"))[..., 3] > 127
+    drawn = shade(posed, model.triangles[model.opaque], camera)[..., 3] > 127
+    assert (drawn & shown).sum() / (drawn | shown).sum() >= 0.98
+
+
 def test_blender_reads_it(bundled: tuple[Path, MorphableModel, Tensor, Camera], tmp_path: Path) -> None:
-    """Blender finds the shape keys, opens the mouth, and through the photo's camera sees what the photo's camera saw."""
+    """Blender finds the shape keys, opens the mouth, and its imported camera sees what the photo's camera saw."""
     if shutil.which("blender") is None:
         pytest.skip("needs Blender")
     path, model, posed, camera = bundled
