@@ -19,6 +19,7 @@ Statistic = Literal["min", "max", "mean"]
 Units = Literal["m", "cm", "mm"]
 Up = Literal["y", "z"]
 Format = Literal["obj", "glb", "colmap"]
+Overlay = Literal["sheet", "shaded", "wireframe", "parts", "none"]
 
 
 @dataclass(frozen=True)
@@ -271,9 +272,12 @@ class ExportConfig:
     """Of the OBJ. GLB is in metres by its specification, JSON and COLMAP speak of metres too."""
     up: Up = "y"
     """Which axis of the OBJ points up: 'y' is the world frame; 'z' looks along -y, as Blender has it. GLB has y."""
+    overlay: Overlay = "sheet"
+    """The picture to judge the fit by, see `render.overlay.overlay`."""
 
     def __post_init__(self) -> None:
         for each in self.formats:
             check_choice("export.formats", each, get_args(Format))
         check_choice("export.units", self.units, get_args(Units))
         check_choice("export.up", self.up, get_args(Up))
+        check_choice("export.overlay", self.overlay, get_args(Overlay))

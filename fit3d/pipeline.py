@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fit3d import __version__
 from fit3d.checks import check_device, check_focal, check_texture_size, is_finite, is_whole
-from fit3d.config import ExportConfig, FitConfig, Format, TextureConfig
+from fit3d.config import ExportConfig, FitConfig, Format, Overlay, TextureConfig
 from fit3d.errors import NoFaceError, UsageError
 from fit3d.export.colmap import COLMAP_FILES, write_colmap
 from fit3d.export.files import safe_stem, staged, usage_errors, write_image, write_labels
@@ -127,7 +127,7 @@ class Reconstruction:
 
     def _write(self, folder: Path, stem: str, export: ExportConfig) -> tuple[dict[str, Path], dict[str, float]]:
         """Write all files to `folder`, the JSON last. Returns them by kind, and the seconds of each stage."""
-        files = {kind: folder / name for kind, name in result_names(stem, export.formats).items()}
+        files = {kind: folder / name for kind, name in result_names(stem, export.formats, export.overlay).items()}
         watch = Stopwatch(self.timings_s)
         with watch.stage("write"):
             if "obj" in export.formats:
@@ -143,7 +143,11 @@ class Reconstruction:
                 write_colmap(files["cameras"].parent, self.fit.camera, Path(self.photo.path).name)
             write_image(files["texture"], self.texture)
             write_labels(files["parts"], self.fit.parts)
-            write_image(files["overlay"], overlay(self.photo, self.observation, self.model, self.vertices, self.fit))
+            picture = overlay(
+                *(self.photo, self.observation, self.model, self.vertices, self.fit, self.texture, export.overlay)
+            )
+            if picture is not None:
+                write_image(files["overlay"], picture)
         timings_s = watch.seconds | {"total": sum(watch.seconds.values())}
         result = result_dict(
             photo=self.photo,
@@ -161,7 +165,7 @@ class Reconstruction:
         return files, timings_s
 
 
-def result_names(stem: str, formats: Sequence[Format]) -> dict[str, str]:
+def result_names(stem: str, formats: Sequence[Format], drawn: Overlay = "sheet") -> dict[str, str]:
     """Names of a result's files by kind, relative to its folder; see `Saved.files`."""
     by_format: dict[Format, dict[str, str]] = {
         "obj": {"obj": f"{stem}.obj", "neutral_obj": f"{stem}_neutral.obj", "mtl": f"{stem}.mtl"},
@@ -169,9 +173,10 @@ def result_names(stem: str, formats: Sequence[Format]) -> dict[str, str]:
         "colmap": {name.removesuffix(".txt"): f"colmap/{name}" for name in COLMAP_FILES},
     }
     names = {kind: name for each, those in by_format.items() if each in formats for kind, name in those.items()}
+    if drawn != "none":
+        names["overlay"] = f"{stem}_overlay.jpg"
     return names | {
         "texture": f"{stem}_texture.png",
-        "overlay": f"{stem}_overlay.jpg",
         "parts": f"{stem}_parts.png",
         "json": f"{stem}.json",
     }

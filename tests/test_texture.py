@@ -1,3 +1,5 @@
+"""The texture, its atlas, and the drawing of meshes."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -24,8 +26,7 @@ from fit3d.labels import (
 from fit3d.morphable.model import MorphableModel
 from fit3d.raster import rasterise
 from fit3d.render.atlas import PADDING, Atlas, make_atlas, triangulate
-from fit3d.render.overlay import contact_view, draw_parts, overlay, side_by_side
-from fit3d.render.shade import draw_textured, over, shade, three_quarter_camera, vertex_normals
+from fit3d.render.shade import draw_textured, shade, three_quarter_camera, vertex_normals
 from fit3d.render.texture import project_texture
 from fit3d.render.visibility import depth_map, faces_camera
 from synthetic import EYE_X, synthetic_camera, synthetic_identity, synthetic_model
@@ -453,65 +454,3 @@ def test_drawing_a_texture_gives_its_colours_back(model: MorphableModel, atlas: 
     off = np.abs(drawn[..., :3].astype(int) - photo)[solid]
     assert np.quantile(off, 0.99) <= 6
     assert solid.sum() > 10000
-
-
-def test_parts_are_drawn_with_outlines() -> None:
-    parts = np.zeros((60, 60), np.uint8)
-    parts[20:40, 20:40] = NOSE
-    parts[5:10, :] = HAIR
-    picture = np.full((60, 60, 3), 100, np.uint8)
-    outlined = draw_parts(picture, parts, fill=0.0)
-    filled = draw_parts(picture, parts, fill=0.5)
-    colour = np.array([120, 220, 120])
-    assert (outlined[20, 20:40] == colour).all()
-    assert (outlined[21:39, 21:39] == 100).all()
-    assert (outlined[19, 20:40] == 100).all()
-    assert (filled[30, 30] == (colour + 100) // 2).all()
-    assert (filled[50, 50] == 100).all()
-    assert not (filled[7, 7] == 100).all()
-    assert (outlined[7, 7] == 100).all()
-
-
-@pytest.mark.parametrize(("width", "height"), [(300, 380), (90, 110), (1400, 900)])
-def test_overlay_shows_four_pictures(model: MorphableModel, vertices: Tensor, width: int, height: int) -> None:
-    from fit3d.observe.base import Backend, Landmarks, Observation
-    from fit3d.photo import Photo
-    from test_export import make_fit
-
-    camera = synthetic_camera(width, height, distance=1.5 * max(width, 380) / 380)
-    labels = label_image(model, vertices, camera)
-    points = camera.project(model.landmarks["mediapipe478"].points.of(vertices)).numpy()
-    observation = Observation(
-        Landmarks("mediapipe478", points, Backend("mediapipe", "1")), labels, Backend("contours", "1")
-    )
-    photo = Photo(path="a.jpg", pixels=painted(labels, {SKIN: (200, 150, 120)}), sha256="")
-    fit = replace(make_fit(model), camera=camera, parts=labels, part_iou={"mean": 0.8125})
-    picture = overlay(photo, observation, model, vertices, fit)
-    assert picture.dtype == np.uint8
-    # four pictures as wide as high, or as narrow as the photo, and the caption
-    assert 400 <= picture.shape[0] <= 1100
-    assert picture.shape[1] > 3.5 * picture.shape[0] * min(width / height, 1.0)
-    # no figure, no claim
-    assert not np.array_equal(picture, overlay(photo, observation, model, vertices, replace(fit, part_iou={})))
-
-
-def test_captions_fit_under_narrow_pictures() -> None:
-    narrow = np.zeros((400, 120, 3), np.uint8)
-    row = side_by_side([narrow, narrow], ["a caption that is far too long for its picture", "b"])
-    assert row[400:, 125:].any()
-    gap = row[402:, 118:123].astype(int)
-    assert np.ptp(gap, axis=1).max() == 0  # no letter crosses into the neighbour
-
-
-def test_contact_view(model: MorphableModel, vertices: Tensor) -> None:
-    clay = contact_view(vertices, model, size=96)
-    assert clay.shape == (96, 3 * 96, 3)
-    textured = contact_view(vertices, model, np.full((8, 8, 3), (10, 200, 30), np.uint8), size=96, yaws_deg=(0.0,))
-    assert tuple(textured[48, 48]) == (10, 200, 30)
-
-
-def test_over_blends_by_alpha() -> None:
-    layer = np.zeros((1, 3, 4), np.uint8)
-    layer[..., :3] = 200
-    layer[0, :, 3] = (0, 51, 255)
-    assert over(np.full((1, 3, 3), 100, np.uint8), layer)[0, :, 0].tolist() == [100, 120, 200]

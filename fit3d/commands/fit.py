@@ -24,6 +24,7 @@ from fit3d.commands.options import (
     LandmarksOption,
     LossOption,
     ModelOption,
+    OverlayOption,
     ParserOption,
     QuietOption,
     SeedOption,
@@ -83,6 +84,7 @@ def fit_command(
     formats: FormatOption = FORMATS,
     units: UnitsOption = EXPORT.units,
     up: UpOption = EXPORT.up,
+    overlay: OverlayOption = EXPORT.overlay,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> int:
@@ -93,7 +95,7 @@ def fit_command(
     check_focal(focal, "--focal")
     check_backends(landmarks, parser)
     choice = parse_face(face)
-    export = export_config(formats, units, up)
+    export = export_config(formats, units, up, overlay)
     jobs = photo_jobs(photos, out, parts, landmarks_file, "fit")
     config = fit_config(loss=loss, solver=solver, anchors=anchors, iterations=iterations, seed=seed, device=device)
     from fit3d import pipeline

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast, get_args
 import typer
 
 from fit3d.checks import check_device
-from fit3d.config import ExportConfig, FitConfig, Format, Loss, Solver, Units, Up
+from fit3d.config import ExportConfig, FitConfig, Format, Loss, Overlay, Solver, Units, Up
 from fit3d.errors import UsageError
 from fit3d.observe.registry import AUTO, FACE_PARSERS, LANDMARK_DETECTORS, Kind, check_name, choose, what_lacks
 
@@ -94,6 +94,13 @@ FormatOption = Annotated[
     ),
 ]
 UnitsOption = Annotated[Units, typer.Option("--units", help="Units of the OBJ; GLB has metres.")]
+OverlayOption = Annotated[
+    Overlay,
+    typer.Option(
+        "--overlay",
+        help="Picture to judge the fit by: 'sheet' has all; the others draw one thing over the whole photo.",
+    ),
+]
 UpOption = Annotated[Up, typer.Option("--up", help="Axis of the OBJ that points up; GLB has y.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 JsonOption = Annotated[
@@ -120,14 +127,14 @@ def fit_config(
     return replace(DEFAULTS, loss=loss, solver=solver, anchors=anchors, iterations=iterations, seed=seed, device=device)
 
 
-def export_config(formats: str, units: Units, up: Up) -> ExportConfig:
+def export_config(formats: str, units: Units, up: Up, overlay: Overlay) -> ExportConfig:
     """The files that the options ask for."""
     names = tuple(dict.fromkeys(name.strip() for name in formats.split(",")))
     known = get_args(Format)
     for name in names:
         if name not in known:
             raise UsageError(f"--format {formats}: expected one or more of {', '.join(known)}, with commas")
-    return ExportConfig(formats=cast(tuple[Format, ...], names), units=units, up=up)
+    return ExportConfig(formats=cast(tuple[Format, ...], names), units=units, up=up, overlay=overlay)
 
 
 def make_sheet_folder(sheet: Path | None) -> None:

@@ -19,7 +19,8 @@ from fit3d.metrics import part_iou
 from fit3d.morphable.model import MorphableModel
 from fit3d.observe.label_image import read_label_image
 from fit3d.pipeline import Sighting, look
-from fit3d.render.overlay import contact_view, draw_parts
+from fit3d.render.drawing import draw_parts
+from fit3d.render.overlay import contact_view
 from fit3d.render.shade import over, shade
 from fit3d.solve.fit import fit_observation
 from fit3d.solve.result import Fit

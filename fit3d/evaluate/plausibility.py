@@ -36,7 +36,8 @@ from fit3d.observe.base import LandmarkDetector, Landmarks
 from fit3d.observe.registry import landmark_detector
 from fit3d.photo import Photo
 from fit3d.pipeline import Sighting, look
-from fit3d.render.overlay import BACKDROP, contact_view, side_by_side
+from fit3d.render.drawing import side_by_side
+from fit3d.render.overlay import BACKDROP, contact_view
 from fit3d.render.shade import over, shade
 from fit3d.solve.fit import fit_observation
 from fit3d.solve.result import Fit

@@ -3,6 +3,8 @@
 Morph targets are sparse, since most expressions move a small region. Their names stand in each mesh's
 `extras.targetNames`, where Blender, three.js, Unity and Unreal look for them. The fitted coefficients are the meshes'
 default weights: the file opens with the expression of the photo, and shows the neutral head with all weights at 0.
+glTF blends morph targets linearly. What turns about a joint (FLAME's jaw, neck and eyes) is exact for this person at
+weights 0 and 1 of one turn; between them it goes straight where the model goes along an arc, and two turns add up.
 
 glTF's frame is the world frame of `fit3d.camera`: metres, y up, z towards the viewer.
 """
@@ -116,7 +118,7 @@ def glb_bytes(
     assert positions.shape == model.mean.shape and coefficients.shape == (len(model.expression_names),)
     if not bool(torch.isfinite(positions).all()):
         raise ValueError("the mesh has positions that are not finite")
-    targets = morph_targets(model)
+    targets = morph_targets(model.morphing(positions))
     weights = [float(coefficients[target.shape[0]]) if target.own else 0.0 for target in targets]
     triangles = torch.from_numpy(model.triangles.astype(np.int64))
     around = weighted_normals(positions, triangles)

@@ -5,18 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torch.nn import functional
 
 from fit3d.camera import Camera, Crop
-from fit3d.labels import PART_COLOURS, RIGHT_EYE, SKIN
+from fit3d.config import Overlay
 from fit3d.landmarks import LANDMARK_COUNTS
 from fit3d.morphable.model import MorphableModel
 from fit3d.observe.base import Observation
 from fit3d.photo import Photo
 from fit3d.render.atlas import triangulate
+from fit3d.render.drawing import draw_parts, draw_wireframe, side_by_side
 from fit3d.render.shade import draw_textured, over, shade, three_quarter_camera
 from fit3d.solve.result import Fit
 
@@ -26,8 +25,14 @@ LARGEST_HEIGHT = 1000
 FACE_ROOM = 2.2
 """Side of the square around the face, in longer sides of the landmarks' box."""
 
-FILL, LINE = 0.42, 1.0
-"""Opacity of the fill and of the outline of a part that was found."""
+LARGEST_PHOTO = 2048
+"""Longest side, px, at which a whole photo is drawn over."""
+
+FILL = 0.42
+"""Opacity of the fill of a part that was found."""
+
+SHEET_YAWS_DEG = (-45.0, 0.0, 45.0)
+"""From where a sheet shows the textured head."""
 
 BACKDROP = (58, 60, 64)
 
@@ -52,9 +57,15 @@ class _Window:
 
 
 def overlay(
-    photo: Photo, observation: Observation, model: MorphableModel, vertices_world: Tensor, fit: Fit
-) -> np.ndarray:
-    """Photo, mesh over photo, parts found and parts fitted, side by side around the face, with the figures below.
+    photo: Photo,
+    observation: Observation,
+    model: MorphableModel,
+    vertices_world: Tensor,
+    fit: Fit,
+    texture: np.ndarray,
+    kind: Overlay = "sheet",
+) -> np.ndarray | None:
+    """The picture by which a person judges a fit.
 
     Args:
         photo: the whole photo.
@@ -62,26 +73,49 @@ def overlay(
         model: that was fitted.
         vertices_world: (V, 3) metres, with expression.
         fit: the result.
+        texture: (S, S, 3) uint8.
+        kind: 'sheet', around the face: photo, clay over photo, parts found and fitted, and below the textured head
+            from three sides, with the figures; or one picture over the whole photo: 'shaded', 'wireframe' or 'parts';
+            'none' gives None.
 
     Returns:
-        (H, W, 3) uint8, at most `LARGEST_HEIGHT` px high (and the caption).
+        (H, W, 3) uint8: of a sheet at most `LARGEST_HEIGHT` px a row (and the captions), of a whole photo at most
+        `LARGEST_PHOTO` px along its longer side.
     """
-    window = _window(photo, observation)
+    if kind == "none":
+        return None
+    whole = kind != "sheet"
+    window = _whole_photo(photo) if whole else _window(photo, observation)
     plain = _shown(photo.pixels, window, Image.Resampling.LANCZOS)
     camera = _camera_of(fit.camera, window)
-    mesh = over(plain, shade(vertices_world, model.triangles[model.opaque], camera))
-    dimmed = np.rint(plain * 0.75).astype(np.uint8)
-    found = draw_parts(dimmed, _shown(observation.parts, window, Image.Resampling.NEAREST), fill=FILL)
-    fitted = draw_parts(dimmed, _shown(fit.parts, window, Image.Resampling.NEAREST), fill=0.0)
+    if kind == "wireframe":
+        # as thick as the letters of a page are to its width
+        return draw_wireframe(plain, vertices_world, model, camera, max(max(plain.shape[:2]) / 1200.0, 0.75))
+    if kind != "parts":
+        clay = over(plain, shade(vertices_world, model.triangles[model.opaque], camera))
+        if kind == "shaded":
+            return clay
+    found = _shown(observation.parts, window, Image.Resampling.NEAREST)
+    fitted = _shown(fit.parts, window, Image.Resampling.NEAREST)
+    parts = draw_parts(np.rint(plain * 0.75).astype(np.uint8), found, fill=FILL, line=0.0)
+    parts = draw_parts(parts, fitted, fill=0.0)
+    if kind == "parts":
+        return parts
     overlap = fit.part_iou.get("mean")
-    fitted_figure = "" if overlap is None or not np.isfinite(overlap) else f", mean Part IoU {100.0 * overlap:.1f} %"
-    titles = [
-        "photo",
-        f"mesh, landmarks off by {100.0 * fit.landmark_nme:.2f} % of their box's diagonal",
-        f"parts found ({observation.parser.name})",
-        f"parts fitted{fitted_figure}",
-    ]
-    return side_by_side([plain, mesh, found, fitted], titles)
+    figure = "" if overlap is None or not np.isfinite(overlap) else f", Part IoU {100.0 * overlap:.1f} %"
+    above = side_by_side(
+        [plain, clay, parts],
+        [
+            f"photo, {photo.width} x {photo.height} px",
+            f"fitted, landmarks off by {100.0 * fit.landmark_nme:.2f} % of their box's diagonal",
+            f"found (filled), fitted (outlined){figure}",
+        ],
+    )
+    side = plain.shape[1]
+    views = contact_view(vertices_world, model, texture, side, SHEET_YAWS_DEG)
+    names = ["texture, from the person's right", "from the front", "from the person's left"]
+    below = side_by_side([views[:, k * side : (k + 1) * side] for k in range(3)], names)
+    return np.concatenate([above, below])
 
 
 def observation_picture(photo: Photo, observation: Observation) -> np.ndarray:
@@ -165,54 +199,6 @@ def contact_view(
     return np.concatenate(views, axis=1)
 
 
-def draw_parts(picture: np.ndarray, parts: np.ndarray, fill: float) -> np.ndarray:
-    """The parts of a label image (H, W) over `picture` (H, W, 3) uint8, in the colours of `fit3d.labels`.
-
-    Every part from the eyes to the inner mouth gets an outline on its inner side, and a fill of opacity `fill`.
-    """
-    height, width = parts.shape
-    palette = torch.tensor(PART_COLOURS, dtype=torch.float32)
-    labels = torch.from_numpy(parts.astype(np.int64))
-    shown = (labels >= RIGHT_EYE) & (labels <= SKIN + 1)
-    colour = palette[torch.where(shown, labels, 0)]
-    opacity = torch.where(shown, fill, 0.0)
-    # hair and whatever stands in front are told apart by a weak fill only
-    beside = labels > SKIN + 1
-    colour[beside] = palette[labels[beside]]
-    opacity[beside] = 0.5 * fill
-    thickness = max(round(max(height, width) / 450.0), 1)
-    border = _border(labels, thickness) & shown
-    opacity[border] = LINE
-    mixed = torch.tensor(picture).float() * (1.0 - opacity[..., None]) + colour * opacity[..., None]
-    return mixed.round().to(torch.uint8).numpy()
-
-
-def side_by_side(pictures: list[np.ndarray], titles: list[str]) -> np.ndarray:
-    """Pictures of equal height in a row, each with a line of text below. Letters follow the size of the pictures."""
-    height = pictures[0].shape[0]
-    width = max(picture.shape[1] for picture in pictures)
-    letter = max(round(min(height, width) / 28.0), 10)
-    gap = max(height // 120, 2)
-    strip = round(1.9 * letter)
-    total = sum(picture.shape[1] for picture in pictures) + gap * (len(pictures) - 1)
-    canvas = Image.new("RGB", (total, height + strip), (24, 25, 27))
-    draw = ImageDraw.Draw(canvas)
-    x = 0
-    for picture, title in zip(pictures, titles, strict=True):
-        canvas.paste(Image.fromarray(picture), (x, 0))
-        font = _font(draw, title, letter, picture.shape[1] - letter)
-        draw.text((x + letter / 2.0, height + strip / 2.0), title, fill=(225, 225, 225), font=font, anchor="lm")
-        x += picture.shape[1] + gap
-    return np.asarray(canvas)
-
-
-def _font(draw: ImageDraw.ImageDraw, text: str, size: int, room: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own font at `size` px, or as much smaller as `text` needs to fit into `room` px."""
-    font = ImageFont.load_default(size)
-    wide = draw.textlength(text, font=font)
-    return font if wide <= room else ImageFont.load_default(max(size * room / wide, 6.0))
-
-
 def _window(photo: Photo, observation: Observation, least_height: int = 400) -> _Window:
     """A square around the face where the photo is larger than that, else the whole photo; shown at least
     `least_height` px high."""
@@ -235,6 +221,12 @@ def _window(photo: Photo, observation: Observation, least_height: int = 400) -> 
     return _Window(x, y, width, height, shown_width, shown_height)
 
 
+def _whole_photo(photo: Photo) -> _Window:
+    scale = min(1.0, LARGEST_PHOTO / max(photo.width, photo.height))
+    width, height = (max(round(scale * length), 1) for length in (photo.width, photo.height))
+    return _Window(0, 0, photo.width, photo.height, width, height)
+
+
 def _shown(pixels: np.ndarray, window: _Window, resampling: Image.Resampling) -> np.ndarray:
     """The window of the photo, (H, W) or (H, W, 3) uint8, resampled to the size of the picture."""
     cut = pixels[window.top : window.top + window.height, window.left : window.left + window.width]
@@ -246,12 +238,3 @@ def _camera_of(camera: Camera, window: _Window) -> Camera:
     """The photo's camera seeing only the window, in pixels of the picture."""
     moved = camera.in_crop(Crop(window.left, window.top, float(window.height), window.shown_height))
     return replace(moved, width=window.shown_width, height=window.shown_height)
-
-
-def _border(labels: Tensor, thickness: int) -> Tensor:
-    """(H, W) bool: pixels within `thickness` px of one with another label."""
-    padded = functional.pad(labels[None, None].float(), (thickness,) * 4, mode="replicate")
-    window = 2 * thickness + 1
-    highest = functional.max_pool2d(functional.max_pool2d(padded, (1, window), stride=1), (window, 1), stride=1)
-    lowest = -functional.max_pool2d(functional.max_pool2d(-padded, (1, window), stride=1), (window, 1), stride=1)
-    return (highest != lowest)[0, 0]
