@@ -1,5 +1,6 @@
 """Writes small files in the layouts of face models that cannot be shipped: pickles of Python 2 with chumpy arrays
-(FLAME), MATLAB and binary files (Basel 2009 and Deep3D), HDF5 (Basel 2017, 2019), 3DDFA-V3's .npy and OBJ."""
+(FLAME), MATLAB and binary files (Basel 2009 and Deep3D), HDF5 (Basel 2017, 2019), 3DDFA-V3's .npy, OBJ, the archives of
+eos (Surrey) and FaceVerse's .npy."""
 
 from __future__ import annotations
 
@@ -266,3 +267,125 @@ def write_obj(path: Path, vertices: np.ndarray, faces: np.ndarray, uv: np.ndarra
         corners = [f"{k + 1}/{k + 1}" if uv is not None else str(k + 1) for k in face if k >= 0]
         lines.append("f " + " ".join(corners))
     path.write_text("\n".join(lines) + "\n")
+
+
+# --- Surrey ----------------------------------------------------------------------------------------------------------
+
+
+def cereal_matrix(values: np.ndarray) -> bytes:
+    """An Eigen matrix of floats: rows, columns, then column after column."""
+    values = np.atleast_2d(values.T).T
+    return struct.pack("<ii", *values.shape) + values.astype("<f4").tobytes("F")
+
+
+def cereal_list(entries: np.ndarray) -> bytes:
+    """A vector of fixed arrays (N, C), of int32 or float64."""
+    return struct.pack("<Q", len(entries)) + np.ascontiguousarray(entries).tobytes()
+
+
+@dataclass
+class Surrey:
+    """The content of eos' files, in their units."""
+
+    mean: np.ndarray
+    basis: np.ndarray
+    eigenvalues: np.ndarray
+    triangles: np.ndarray
+    uv: np.ndarray
+    blendshapes: dict[str, np.ndarray]
+
+    def archive(self, version: int = 1) -> bytes:
+        """sfm_shape_3448.bin: a model without colour."""
+        shape = cereal_matrix(self.mean.reshape(-1, 1)) + cereal_matrix(self.basis)
+        shape += cereal_matrix(self.eigenvalues[:, None]) + cereal_list(self.triangles.astype("<i4"))
+        colour = cereal_matrix(np.zeros((0, 1))) + cereal_matrix(np.zeros((0, 0))) + cereal_matrix(np.zeros((0, 1)))
+        colour += cereal_list(np.zeros((0, 3), "<i4"))
+        optional = {1: b"", 2: b"\x01", 3: b"\x01\x01", 4: b"\x01\x01"}[version]
+        end = cereal_list(np.zeros((0, 3), "<i4")) if version == 4 else b""
+        return struct.pack("<I", version) + shape + colour + optional + cereal_list(self.uv.astype("<f8")) + end
+
+    def expression_archive(self) -> bytes:
+        """expression_blendshapes_3448.bin."""
+        content = struct.pack("<Q", len(self.blendshapes))
+        for name, displacement in self.blendshapes.items():
+            content += struct.pack("<Q", len(name)) + name.encode() + cereal_matrix(displacement.reshape(-1, 1))
+        return content
+
+
+def surrey(rng: np.random.Generator) -> Surrey:
+    vertices, triangles = head()
+    names = ("anger", "disgust", "fear", "happiness", "sadness", "surprise")
+    return Surrey(
+        mean=vertices * 1e3,
+        basis=rng.normal(size=(126, 5)),
+        eigenvalues=rng.uniform(1.0, 9.0, 5),
+        triangles=triangles,
+        uv=rng.uniform(size=(42, 2)),
+        blendshapes={name: rng.normal(size=(42, 3)) for name in names},
+    )
+
+
+IBUG_TO_SFM = """# Mapping from the 68-point ibug annotations to the Surrey Face Model (SFM) mesh vertex indices.
+[landmark_mappings]
+            # 1 to 8 are the right contour landmarks
+ 9 =    33  # chin bottom
+37 =    11  # right eye outer-corner (1)
+40 =    12  # right eye inner-corner (5)
+43 =    13  # left eye inner-corner (8)
+46 =    14  # left eye outer-corner (2)
+
+[contour_landmarks]
+right = [  1,
+           2
+        ]
+"""
+
+
+# --- FaceVerse -------------------------------------------------------------------------------------------------------
+
+
+def face_with_marks() -> tuple[np.ndarray, np.ndarray]:
+    """(68,) vertices of a face, metres, of which each is one of iBUG's landmarks, and some triangles of them."""
+    rng = np.random.default_rng(5)
+    place = rng.normal(scale=0.01, size=(68, 3)) + [0.0, -0.02, 0.05]
+    for first, side in ((36, -1.0), (42, 1.0)):
+        angle = np.linspace(0, 2 * np.pi, 6, endpoint=False)
+        place[first : first + 6] = np.stack([side * 0.03 + 0.0145 * np.cos(angle), 0.004 * np.sin(angle), 0 * angle], 1)
+    place[36], place[45] = (-0.0445, 0.0, 0.0), (0.0445, 0.0, 0.0)
+    place[30], place[8] = (0.0, -0.04, 0.03), (0.0, -0.11, 0.0)
+    return place, np.column_stack([np.arange(66), np.arange(66) + 1, np.arange(66) + 2])
+
+
+def faceverse(version: int, rng: np.random.Generator) -> dict[str, Any]:
+    """The dict of a FaceVerse file, with entries that fit3d does not need, in the frame and unit of that version."""
+    place, triangles = face_with_marks()
+    names = ["jawOpen", "eyeBlinkLeft", "mouthSmileLeft"]
+    turn = np.array([1.0, -1.0, -1.0]) if version < 4 else np.array([-1.0, 1.0, 1.0])
+    unit = {1: 7.0, 2: 7.0, 3: 1000.0, 4: 1000.0}[version]
+    count = len(place)
+    identity, expression = rng.normal(scale=0.01, size=(2, 3, count, 3)) * turn * unit
+    content: dict[str, Any] = {
+        "meanshape": (place * turn * unit).astype(np.float32),
+        "idBase": identity.reshape(3, -1).T.astype(np.float32),
+        "exBase": expression.reshape(3, -1).T.astype(np.float32),
+        "texBase": np.zeros((3 * count, 2), np.float32),
+        "meantex": np.full((count, 3), 128.0, np.float32),
+        "tri": triangles,
+        "point_buf": np.zeros((count, 8), np.int64),
+    }
+    marks = np.arange(count)
+    mediapipe = np.zeros(478, np.int64)
+    mediapipe[[33, 133, 159, 145]], mediapipe[[263, 362, 386, 374]] = (36, 39, 37, 41), (45, 42, 43, 47)
+    mediapipe[[4, 152]] = 30, 8
+    if version <= 2:
+        content["keypoints"] = np.delete(marks, [60, 64])
+    if version == 2:
+        content["exp_name_list"] = np.array(names)
+    if version >= 3:
+        content["mediapipe_keypoints" if version == 3 else "keypoints_mediapipe"] = mediapipe
+        content["ver_inds"] = np.array([40, 50, 60]) if version == 3 else np.array([40, 50, 60, 62, 64, 68])
+    if version == 4:
+        content["exp_name_list"] = names
+        content["keypoints_68"] = marks
+        content["parsing"] = {"skin": np.ones(count)}
+    return content

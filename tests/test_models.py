@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-import fit3d.morphable.download
+import fit3d.download
 from fit3d.commands.app import main
 from fit3d.errors import ModelFileError, UsageError
 from fit3d.landmarks import LANDMARK_COUNTS
-from fit3d.morphable import ict, registry, store
+from fit3d.morphable import flame, ict, registry, store
 from fit3d.morphable.arkit import ARKIT_NAMES, arkit_shapes
 from fit3d.morphable.obj_file import ObjMesh, read_obj, read_obj_positions
 from fit3d.morphable.raw import RawModel
@@ -305,6 +305,28 @@ def test_add_load_list_info_remove(
     assert main(["models", "remove", "anny"]) == 2
 
 
+def test_the_list_says_of_every_known_model_what_is_known_before_it_is_there(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Published sizes: 3,448 vertices of Surrey, ...; whether results may be sold, where that stands, how to get it."""
+    assert main(["models", "list", "--json"]) == 0
+    listed = {facts["name"]: facts for facts in map(json.loads, capsys.readouterr().out.splitlines())}
+    sizes = {name: tuple(listed[name][key] for key in ("vertices", "identity", "expressions")) for name in listed}
+    assert sizes["ict"] == (26719, 100, 57)
+    assert sizes["bfm2009"] == (35709, 80, 64)
+    assert (sizes["bfm2017"], sizes["bfm2019"]) == ((53149, 199, 100), (47439, 199, 100))
+    of_flame = (5023, 300, 100 + len(flame.TURNS))
+    assert sizes["flame2020"] == sizes["flame2023"] == sizes["flame2023-open"] == of_flame
+    assert (sizes["surrey"], sizes["faceverse"]) == ((3448, 63, 6), (28632, 150, 52))
+    for name in registry.KNOWN:
+        assert listed[name]["licence_source"].startswith("https://")
+        assert f"fit3d models add {name} --from" in listed[name]["get"]
+    assert main(["models", "list"]) == 0
+    text = capsys.readouterr().out
+    assert "47,439 vertices, 199 identity shapes, 100 expression shapes (model2019_bfm.h5)" in text
+    assert "See https://flame.is.tue.mpg.de/modellicense.html" in text
+
+
 def test_an_edited_annotation_counts_at_once_and_survives_replacing(checkout: Path, annotation: Path) -> None:
     add = ["models", "add", "ict", "--from", str(checkout)]
     assert main([*add, "--annotation", str(annotation)]) == 0
@@ -567,7 +589,7 @@ def server(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     server = Server(checkout / "FaceXModel")
     threading.Thread(target=server.http.serve_forever, args=(0.01,), daemon=True).start()
     monkeypatch.setattr(ict, "EXPRESSIONS", ("browDown_L", "jawLeft", "jawOpen", "jawRight"))
-    monkeypatch.setattr(fit3d.morphable.download, "RETRIES", 0)
+    monkeypatch.setattr(fit3d.download, "RETRIES", 0)
     monkeypatch.setattr(ict, "URL", server.url)
     monkeypatch.setattr(ict, "CONTENT_SHA256", ict.read_ict(checkout).sha256)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")

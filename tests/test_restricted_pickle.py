@@ -330,3 +330,10 @@ def test_zip_bomb_and_damaged_archives(tmp_path: Path, monkeypatch: pytest.Monke
         load_pickle(tmp_path / "large.pkl")
     with pytest.raises(ModelFileError, match="cannot read it"):
         load_pickle(tmp_path / "missing.pkl")
+
+
+def test_arrays_of_text_become_lists(tmp_path: Path) -> None:
+    path = tmp_path / "names.pkl"
+    for protocol in (2, 4):
+        path.write_bytes(pickle.dumps({"names": np.array(["jawOpen", "süß"]), "bytes": np.array([b"ab"])}, protocol))
+        assert load_pickle(path) == {"names": ["jawOpen", "süß"], "bytes": [b"ab"]}

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from fit3d.annotate.agreement import Agreement, compare
+from fit3d.annotate.from_renders import Rims, annotate_from_renders
 from fit3d.annotate.register import register
 from fit3d.annotate.transfer import Annotated, transfer
 from fit3d.annotate.vote import Votes, annotate_by_votes, cast_votes
@@ -82,6 +83,17 @@ def annotate(
     if by_transfer is not None and by_vote is not None:
         agreement = compare(by_transfer.on(target), by_vote.on(target))
     return Outcome(chosen, distance, votes, agreement, failure)
+
+
+def annotate_alone(
+    target: MorphableModel, rims: Rims, detector: LandmarkDetector, parser: FaceParser, shapes: int = 5, seed: int = 0
+) -> Outcome:
+    """The annotation of `target` by votes alone, with no other model's help but these rims of its openings.
+
+    Raises ModelFileError where the votes give none.
+    """
+    votes = cast_votes(target, None, detector, parser, shapes, seed)
+    return Outcome(annotate_from_renders(target, rims, votes), None, votes, None, None)
 
 
 def unannotated(raw: RawModel) -> MorphableModel:

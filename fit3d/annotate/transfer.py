@@ -72,9 +72,9 @@ def transfer(source: MorphableModel, target: MorphableModel, laid: Registration)
         rims["right_eye"] = upper, lower
         upper, lower = (_mirrored_line(rim, mirror, whole.points) for rim in rims["inner_mouth"])
         rims["inner_mouth"] = upper, lower
-    surface = _seen(target, rims, mirror)
+    surface = seen_faces(target, rims, mirror)
     outside = Mesh(whole.points, triangles_of(target.faces[surface]))
-    patches = [_patch(rims[name], whole.points) for name in OPENINGS]
+    patches = [patch_of(rims[name], whole.points) for name in OPENINGS]
     fields, labels = _fields(source, outside, laid, mirror)
     fixed = [np.full(len(outside.triangles), -1)]
     fixed += [np.full(len(patch), PART_IDS[name]) for name, patch in zip(OPENINGS, patches, strict=True)]
@@ -117,7 +117,7 @@ def _rims(
     return np.array(upper), np.array(lower)
 
 
-def _patch(rims: tuple[np.ndarray, np.ndarray], points: np.ndarray) -> np.ndarray:
+def patch_of(rims: tuple[np.ndarray, np.ndarray], points: np.ndarray) -> np.ndarray:
     """(T, 3) triangles that span an opening."""
     upper, lower = rims
     return np.array(strip(upper.tolist(), lower.tolist(), points), np.int64)
@@ -149,7 +149,7 @@ def _mirrored_line(line: np.ndarray, mirror: np.ndarray, points: np.ndarray) -> 
     return np.concatenate([mirror[left][::-1], middle, left])
 
 
-def _seen(
+def seen_faces(
     model: MorphableModel, rims: dict[str, tuple[np.ndarray, np.ndarray]], mirror: np.ndarray | None
 ) -> np.ndarray:
     """Ids of the faces of the skin that some view from ahead or the side sees while patches span the openings."""
@@ -159,7 +159,7 @@ def _seen(
     face_of = np.concatenate([np.arange(len(faces)), np.flatnonzero(is_quad)])
     skin = triangles_of(faces)
     mean = model.mean.double().numpy()
-    patches = [_patch(pair, mean) for pair in rims.values()]
+    patches = [patch_of(pair, mean) for pair in rims.values()]
     triangles = torch.from_numpy(np.concatenate([skin, *patches]).astype(np.int64))
     seen = np.zeros(len(faces), bool)
     for names, yaws in SEEN_YAWS_DEG:
@@ -200,7 +200,7 @@ def _fields(
     if mirror is not None:
         fields[:, used] = (fields[:, used] + fields[_mirrored_fields(source)][:, mirror[used]]) / 2.0
     for label, side in BROW_SIDE.items():
-        _narrow(fields, labels, label, outside, side)
+        narrow(fields, labels, label, outside, side)
     return fields, labels
 
 
@@ -222,7 +222,7 @@ def _mirrored_fields(source: MorphableModel) -> np.ndarray:
     return np.array(twins)
 
 
-def _narrow(fields: np.ndarray, labels: np.ndarray, label: int, outside: Mesh, side: float) -> None:
+def narrow(fields: np.ndarray, labels: np.ndarray, label: int, outside: Mesh, side: float) -> None:
     """Make the field of a brow 0 on the corners of all triangles that it touches, if the skin has borders of its own on
     both sides of it: the brow, narrower than a triangle, is where all of these are negative."""
     skin = np.flatnonzero(labels == SKIN)

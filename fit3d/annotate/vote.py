@@ -16,26 +16,39 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from scipy.ndimage import distance_transform_edt
-from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
 
-from fit3d.annotate.mesh import Mesh, places_of, triangles_of
+from fit3d.annotate.mesh import Mesh, triangles_of
+from fit3d.annotate.mirror import MIRRORED_LANDMARKS, mirrored_landmarks
+from fit3d.annotate.paint import base_colours, colour_of, draw
 from fit3d.annotate.register import Marks, Registration, register, skin_faces, skin_of
-from fit3d.annotate.transfer import IRISES, Annotated, transfer
+from fit3d.annotate.transfer import BROW_SIDE, IRISES, Annotated, narrow, patch_of, transfer
 from fit3d.annotate.views import turned_view
 from fit3d.camera import Camera
 from fit3d.errors import ModelFileError
-from fit3d.labels import HAIR, IOU_PARTS, MIRRORED_PART, OTHER, PART_NAMES, PRDL_PARTS, SKIN
+from fit3d.labels import (
+    HAIR,
+    INNER_MOUTH,
+    IOU_PARTS,
+    LOWER_LIP,
+    MIRRORED_PART,
+    OTHER,
+    PART_IDS,
+    PART_NAMES,
+    PRDL_PARTS,
+    SKIN,
+    UPPER_LIP,
+)
 from fit3d.landmarks import CONTOUR_LANDMARKS, LandmarkLayout
-from fit3d.morphable.annotation import FAR_OUTSIDE_M
-from fit3d.morphable.model import LandmarkEmbedding, MorphableModel, SurfacePoints
+from fit3d.morphable.annotation import FAR_OUTSIDE_M, OPENINGS
+from fit3d.morphable.model import LandmarkEmbedding, MorphableModel, PartAnnotation, SurfacePoints
 from fit3d.observe.base import FaceParser, LandmarkDetector
 from fit3d.photo import Photo
-from fit3d.raster import rasterise
-from fit3d.render.shade import vertex_normals
 
 VIEWS_DEG = ((0, 0), (0, -10), (0, 10), (-12, 0), (12, 0), (-25, 0), (25, 0))
 """Yaw and pitch of the renders."""
+OUTLINE_VIEWS_DEG = ((-42, 0), (42, 0))
+"""Of further renders, which tell only how the landmarks of the outline slide."""
 PICTURE_PX = 512
 PICTURE_HALF_M = 0.15
 PICTURE_CENTRE_M = (0.0, -0.025, 0.0)
@@ -52,20 +65,9 @@ BEHIND_M = 0.002
 OFF_SURFACE_M = 0.003
 """A landmark whose votes' median lies further off the surface is left where the source's came to lie: its votes fell on
 both sides of an open mouth, say."""
-TWIN_M = 0.003
-"""Two landmarks further from being mirror images are none."""
+MOUTH = (UPPER_LIP, LOWER_LIP, INNER_MOUTH)
 FEWEST_RENDERS = 5
 """With a face found in fewer there is no vote."""
-
-BACKGROUND, BALL, IRIS, TEETH, TONGUE = (150, 160, 170), (232, 228, 225), (60, 45, 35), (225, 220, 205), (180, 80, 85)
-PAINT = {
-    **{1: (215, 170, 160), 2: (215, 170, 160), 3: (70, 48, 38), 4: (70, 48, 38), 5: (205, 160, 138)},
-    **{6: (176, 70, 74), 7: (184, 78, 80)},
-}
-"""sRGB colour of parts that have been found."""
-PLAIN = (208, 164, 142)
-IRIS_M = 0.0059
-"""Radius of an iris."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,20 @@ class Votes:
     """(V,) share of the renders that saw the vertex and said so."""
     field: np.ndarray
     """(12, V) metres: mean signed distance of a vertex to the border of each part, positive inside."""
+    mouth: np.ndarray
+    """(V,) metres: the same for both lips and what lies between them together. Where the skin ends at thin lips only
+    this tells: halfway between their borders the field of each is small."""
+    around_brows: np.ndarray
+    """(3, V) metres: mean signed distance of a vertex to where the brow of its side begins above, below and beside
+    it, positive outside of the brow. A brow may be narrower than a triangle; each of these varies slowly over it."""
     renders: int
     """Renders in which a face was found."""
+    seen: np.ndarray
+    """(R, N, 3) what lies under each landmark in each render, whichever way it faces; NaN beside the head."""
+    yaws_deg: np.ndarray
+    """(R,) yaw of these renders, `OUTLINE_VIEWS_DEG` included."""
+    twin: np.ndarray
+    """(N,) which landmark each becomes in a mirror, -1 for none."""
 
     def as_text(self, mesh: Mesh) -> list[str]:
         """How far the renders agree, a line each."""
@@ -104,14 +118,14 @@ class Votes:
 
 def cast_votes(
     model: MorphableModel,
-    source: MorphableModel,
+    source: MorphableModel | None,
     detector: LandmarkDetector,
     parser: FaceParser,
     shapes: int = 5,
     seed: int = 0,
 ) -> Votes:
     """Votes of renders of the mean head and `shapes` random ones. Of `model` only geometry is used, of the annotated
-    `source` which landmarks are mirror images of each other.
+    `source`, if there is one, which landmarks are mirror images of each other.
 
     Raises ModelFileError where hardly any render shows a face.
     """
@@ -135,22 +149,52 @@ def annotate_by_votes(source: MorphableModel, target: MorphableModel, votes: Vot
     `source`, laid onto `target` by the voted landmarks."""
     carried = transfer(source, target, register_by_votes(source, target, votes))
     outside = Mesh(target.mean.double().numpy(), triangles_of(target.faces[carried.surface]))
-    seen = outside.used[votes.share[outside.used] > 0]
-    labels = [*IOU_PARTS, SKIN, HAIR, OTHER]
-    fields = votes.field[labels]
-    face, beyond = fields[:-2], -fields[:-2].max(0)
-    old, carried_fields = carried.parts.field_labels.numpy(), carried.parts.fields.double().numpy()
-    hair, other = (carried_fields[old == label].max(0, initial=FAR_OUTSIDE_M) for label in (HAIR, OTHER))
-    fields = np.stack(
-        [*face, np.where(hair > other, beyond, FAR_OUTSIDE_M), np.where(hair > other, FAR_OUTSIDE_M, beyond)]
-    )
-    fields = fields[:, outside.along_surface(seen)]
-    parts = replace(
-        carried.parts,
-        fields=torch.from_numpy(fields.astype(np.float32)),
-        field_labels=torch.tensor(labels, dtype=torch.int64),
-    )
+    old, fields = carried.parts.field_labels.numpy(), carried.parts.fields.double().numpy()
+    hair, other = (fields[old == label].max(0, initial=FAR_OUTSIDE_M) for label in (HAIR, OTHER))
+    rims = {name: (upper.numpy(), lower.numpy()) for name, (upper, lower) in carried.parts.rims.items()}
+    parts = part_annotation(votes, outside, rims, np.where(hair > other, -FAR_OUTSIDE_M, FAR_OUTSIDE_M))
     return replace(carried, parts=parts, landmarks=_landmarks(carried, votes, outside))
+
+
+def part_annotation(
+    votes: Votes,
+    outside: Mesh,
+    rims: dict[str, tuple[np.ndarray, np.ndarray]],
+    hair: np.ndarray,
+    face: np.ndarray | None = None,
+) -> PartAnnotation:
+    """The parts that were voted for on the surface `outside`, with these rims of the openings.
+
+    Args:
+        hair: (V,) metres: beyond the face there is hair where this is positive, and ears and neck elsewhere.
+        face: (V,) metres: signed distance to the face's outline, positive inside; if not given, as voted.
+    """
+    seen = outside.used[votes.share[outside.used] > 0]
+    nearest = outside.along_surface(seen)
+    voted, mouth, around = votes.field[:, nearest], votes.mouth[nearest], votes.around_brows[:, nearest]
+    if face is None:
+        face = voted[[*IOU_PARTS, SKIN]].max(0)
+    others = np.maximum(voted[[label for label in IOU_PARTS if label not in (*BROW_SIDE, *MOUTH)]].max(0), mouth)
+    labels = np.array([*IOU_PARTS, SKIN, SKIN, SKIN, HAIR, OTHER])
+    fields = np.stack(
+        [
+            *voted[list(IOU_PARTS)],
+            *np.minimum(np.minimum(-others, face), around),
+            *(np.minimum(-face, hair), np.minimum(-face, -hair)),
+        ]
+    )
+    for label, side in BROW_SIDE.items():
+        narrow(fields, labels, label, outside, side)
+    patches = [patch_of(rims[name], outside.points) for name in OPENINGS]
+    fixed = [np.full(len(outside.triangles), -1)]
+    fixed += [np.full(len(patch), PART_IDS[name]) for name, patch in zip(OPENINGS, patches, strict=True)]
+    return PartAnnotation(
+        triangles=torch.from_numpy(np.concatenate([outside.triangles, *patches]).astype(np.int64)),
+        fixed_label=torch.from_numpy(np.concatenate(fixed).astype(np.int64)),
+        fields=torch.from_numpy(fields.astype(np.float32)),
+        field_labels=torch.from_numpy(labels),
+        rims={name: (torch.from_numpy(upper), torch.from_numpy(lower)) for name, (upper, lower) in rims.items()},
+    )
 
 
 def _landmarks(carried: Annotated, votes: Votes, outside: Mesh) -> dict[LandmarkLayout, LandmarkEmbedding]:
@@ -169,7 +213,7 @@ def _landmarks(carried: Annotated, votes: Votes, outside: Mesh) -> dict[Landmark
 
 def _round(
     model: MorphableModel,
-    source: MorphableModel,
+    source: MorphableModel | None,
     detector: LandmarkDetector,
     parser: FaceParser,
     shapes: int,
@@ -177,7 +221,7 @@ def _round(
     paint: np.ndarray,
 ) -> Votes:
     """Votes of renders painted with the labels (V,)."""
-    drawn = np.flatnonzero([_colour(name) is not None for name in model.objects])
+    drawn = np.flatnonzero([colour_of(name) is not None for name in model.objects])
     faces = np.flatnonzero(np.isin(model.face_objects, drawn))
     faces = np.union1d(faces, skin_faces(model))
     triangles = triangles_of(model.faces[faces])
@@ -188,33 +232,41 @@ def _round(
     mean = model.mean.double().numpy()
     label_votes = np.zeros((len(PART_NAMES), len(mean)))
     distances = np.zeros((len(PART_NAMES), len(mean)))
+    around = np.zeros((3, len(mean)))
+    mouth = np.zeros(len(mean))
     seen_in = np.zeros(len(mean))
     found: list[np.ndarray] = []
+    everywhere: list[np.ndarray] = []
+    yaws: list[float] = []
     layout: LandmarkLayout | None = None
-    base = _base_colours(model)
+    base = base_colours(model)
     for positions in _shapes(model, shapes, seed):
-        for yaw, pitch in VIEWS_DEG:
+        for yaw, pitch in (*VIEWS_DEG, *(OUTLINE_VIEWS_DEG if source is None else ())):
             view = turned_view(yaw, pitch, PICTURE_PX, PICTURE_HALF_M, PICTURE_CENTRE_M)
-            picture, triangle, weights, depth = _draw(positions, triangles, view, base, paint)
+            picture, triangle, weights, depth = draw(positions, triangles, view, base, paint)
             photo = Photo.from_array(picture, f"<{model.name}>")
             sightings = detector.detect(photo)
             if not sightings:
                 continue
             landmarks = sightings[0]
             layout = landmarks.layout
-            parts = parser.parse(photo, landmarks).labels
             on_skin = np.where(skin_triangle[triangle], triangle, -1)
-            found.append(_places(landmarks.points_px, positions, mean, triangles, on_skin, weights, view))
+            place, facing = _places(landmarks.points_px, positions, mean, triangles, on_skin, weights, view)
+            everywhere.append(place)
+            yaws.append(yaw)
+            if (yaw, pitch) in OUTLINE_VIEWS_DEG:
+                continue
+            found.append(np.where((facing > FACING)[:, None], place, np.nan))
+            parts = parser.parse(photo, landmarks).labels
             ids, column, row, metres = _visible(positions, skin, view, depth)
             label_votes[parts[row, column], ids] += 1.0
             seen_in[ids] += 1.0
+            for label, side in BROW_SIDE.items():
+                here = mean[ids, 0] * side > 0.0
+                around[:, ids[here]] += _around_brow(parts == label)[:, row[here], column[here]] * metres[here]
+            mouth[ids] += _signed(np.isin(parts, MOUTH))[row, column] * metres
             for label in PRDL_PARTS:
-                inside = parts == label
-                if inside.any():
-                    signed = distance_transform_edt(inside) - distance_transform_edt(~inside)
-                    distances[label, ids] += signed[row, column] * metres
-                else:
-                    distances[label, ids] += FAR_OUTSIDE_M
+                distances[label, ids] += _signed(parts == label)[row, column] * metres
     if len(found) < FEWEST_RENDERS or layout is None:
         raise ModelFileError(
             f"{model.name}: {detector.backend.name} found a face in {len(found)} renders only; does the head look "
@@ -222,20 +274,29 @@ def _round(
         )
     with np.errstate(invalid="ignore", divide="ignore"):
         field = np.where(seen_in > 0, distances / seen_in, FAR_OUTSIDE_M)
+        around = np.where(seen_in > 0, around / seen_in, -FAR_OUTSIDE_M)
+        mouth = np.where(seen_in > 0, mouth / seen_in, FAR_OUTSIDE_M)
         mirror = skin.mirror
         if mirror is not None:
             used, flip = skin.used, np.array(MIRRORED_PART)
             field[:, used] = (field[:, used] + field[flip][:, mirror[used]]) / 2.0
+            mouth[used] = (mouth[used] + mouth[mirror[used]]) / 2.0
+            around[:, used] = (around[:, used] + around[:, mirror[used]]) / 2.0
             label_votes[:, used] += label_votes[flip][:, mirror[used]]
         total = label_votes.sum(0)
         most = np.where(total > 0, label_votes.argmax(0), 0).astype(np.uint8)
         share = np.where(total > 0, label_votes.max(0) / total, 0.0)
     votes = np.array(found)
+    twin = MIRRORED_LANDMARKS[layout] if source is None else mirrored_landmarks(source, layout)
     if mirror is not None:
-        twin = mirrored_landmarks(source, layout)
         both = np.where((twin >= 0)[:, None], votes[:, twin] * [-1.0, 1.0, 1.0], np.nan)
         votes = np.concatenate([votes, both])
-    return Votes(layout, *_median(votes), most, share, field, len(found))
+    return Votes(
+        *(layout, *_median(votes), most, share, field, mouth, around, len(found)),
+        seen=np.array(everywhere),
+        yaws_deg=np.array(yaws),
+        twin=twin,
+    )
 
 
 def _shapes(model: MorphableModel, count: int, seed: int) -> list[np.ndarray]:
@@ -252,58 +313,6 @@ def _shapes(model: MorphableModel, count: int, seed: int) -> list[np.ndarray]:
     return shapes
 
 
-def _colour(piece: str) -> tuple[int, int, int] | None:
-    """Colour of a piece that is not skin; None if it is not drawn or is skin."""
-    for words, colour in ((("eyeball",), BALL), (("teeth",), TEETH), (("tongue", "gum"), TONGUE)):
-        if any(word in piece for word in words):
-            return colour
-    return None
-
-
-def _base_colours(model: MorphableModel) -> np.ndarray:
-    """(V, 3) colours of the vertices before any part is painted."""
-    colours = np.tile(np.array(PLAIN, float), (len(model.mean), 1))
-    mean = model.mean.double().numpy()
-    for index, name in enumerate(model.objects):
-        rgb = _colour(name)
-        if rgb is None:
-            continue
-        corners = model.faces[model.face_objects == index]
-        ids = np.unique(corners[corners >= 0])
-        colours[ids] = rgb
-        if "eyeball" in name:
-            for side in (-1.0, 1.0):
-                ball = ids[mean[ids, 0] * side > 0]
-                if len(ball):
-                    middle = (mean[ball].min(0) + mean[ball].max(0)) / 2.0
-                    off_axis = np.linalg.norm(mean[ball, :2] - middle[:2], axis=1)
-                    colours[ball[(off_axis < IRIS_M) & (mean[ball, 2] > middle[2])]] = IRIS
-    return colours
-
-
-def _draw(
-    positions: np.ndarray, triangles: np.ndarray, view: Camera, base: np.ndarray, paint: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """A picture (H, W, 3) uint8 of the head, and triangle (H, W), weights (H, W, 3) and depth (H, W) behind it."""
-    at, faces = torch.from_numpy(positions), torch.from_numpy(triangles)
-    cam = view.to_cam(at)
-    fragments = rasterise(view.project(at), cam[:, 2], faces, view.height, view.width)
-    triangle, weights = fragments.triangle.numpy(), fragments.barycentric.double().numpy()
-    colours = base.copy()
-    for label, rgb in PAINT.items():
-        colours[paint == label] = rgb
-    hit = triangle >= 0
-    corners, share = triangles[triangle[hit]], weights[hit]
-    normals = np.einsum("nk,nkc->nc", share, vertex_normals(cam, faces).numpy()[corners])
-    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
-    key, fill = normals @ [0.25, -0.45, -0.86], normals @ [-0.6, -0.1, -0.5]
-    light = 0.35 + 0.55 * np.clip(key, 0.0, 1.0) + 0.2 * np.clip(fill, 0.0, 1.0)
-    picture = np.full((view.height, view.width, 3), BACKGROUND, np.uint8)
-    shaded = np.einsum("nk,nkc->nc", share, colours[corners]) * light[:, None]
-    picture[hit] = np.clip(shaded, 0.0, 255.0).astype(np.uint8)
-    return picture, triangle, weights, fragments.depth.numpy()
-
-
 def _places(
     points_px: np.ndarray,
     positions: np.ndarray,
@@ -312,8 +321,9 @@ def _places(
     triangle: np.ndarray,
     weights: np.ndarray,
     view: Camera,
-) -> np.ndarray:
-    """(N, 3) what lies under landmarks (N, 2), on the mean head; NaN beside the head and where it turns away."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 3) what lies under landmarks (N, 2), on the mean head, NaN beside the head; and (N,) the cosine between the
+    surface's normal there and the direction to the camera."""
     visible = np.argwhere(triangle >= 0)
     points = np.where(np.isfinite(points_px), points_px, -1e6)
     gap, nearest = cKDTree(visible[:, ::-1] + 0.5).query(points)
@@ -324,8 +334,8 @@ def _places(
     normal = np.cross(seen[:, 1] - seen[:, 0], seen[:, 2] - seen[:, 0])
     normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-20)
     away = normal @ view.cam_from_world[2, :3].numpy()
-    place[(gap > BESIDE_PX) | (-away < FACING)] = np.nan
-    return np.asarray(place)
+    place[gap > BESIDE_PX] = np.nan
+    return np.asarray(place), -away
 
 
 def _visible(
@@ -343,6 +353,32 @@ def _visible(
     return ids[seen], column[seen], row[seen], away[seen] / view.focal_px
 
 
+def _signed(inside: np.ndarray) -> np.ndarray:
+    """(H, W) signed distance of each pixel to the border of a region (H, W), px, positive inside; far outside where
+    there is none."""
+    if not inside.any():
+        return np.full(inside.shape, -float(max(inside.shape)))
+    return np.asarray(distance_transform_edt(inside) - distance_transform_edt(~inside))
+
+
+def _around_brow(brow: np.ndarray) -> np.ndarray:
+    """(3, H, W) signed distance of each pixel to where a brow (H, W) begins above, below and to its sides, px, positive
+    outside of it. Where there is no brow everything is far outside."""
+    height, width = brow.shape
+    columns = np.flatnonzero(brow.any(0))
+    if len(columns) == 0:
+        return np.full((3, height, width), float(max(height, width)))
+    top, bottom = brow.argmax(0), height - brow[::-1].argmax(0)
+    at = np.arange(width)
+    rows = np.arange(height)[:, None]
+    regions = (
+        rows < np.interp(at, columns, top[columns]),
+        rows >= np.interp(at, columns, bottom[columns]),
+        np.broadcast_to((at < columns[0]) | (at > columns[-1]), brow.shape),
+    )
+    return np.stack([_signed(region) for region in regions])
+
+
 def _median(votes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(N, 3) median of places (R, N, 3) and (N,) the median distance from it, mm; NaN where there are none."""
     known = np.isfinite(votes).all(2).any(0)
@@ -350,11 +386,3 @@ def _median(votes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     middle[known] = np.nanmedian(votes[:, known], axis=0)
     spread[known] = 1000.0 * np.nanmedian(np.linalg.norm(votes[:, known] - middle[known], axis=2), axis=0)
     return middle, spread
-
-
-def mirrored_landmarks(source: MorphableModel, layout: LandmarkLayout) -> np.ndarray:
-    """(N,) which landmark of a layout each becomes in a mirror, by their places on `source`; -1 for none."""
-    place = places_of(source.landmarks[layout].points, source.mean.double().numpy())
-    apart = np.linalg.norm(place[:, None] - place[None] * [-1.0, 1.0, 1.0], axis=2)
-    every, twin = linear_sum_assignment(np.minimum(apart, TWIN_M) ** 2)
-    return np.where(apart[every, twin] < TWIN_M, twin, -1)

@@ -25,6 +25,16 @@ def models_annotate_command(
     source: Annotated[
         str, typer.Option("--source", help="The annotated model to carry over.", metavar="NAME")
     ] = "anny",
+    rims: Annotated[
+        Path | None,
+        typer.Option(
+            "--rims",
+            help="An annotation of this model (JSON) whose rims of lids and lips are kept; the rest is voted for, with "
+            "no annotated model's help. So the bundled head is annotated, from which all others are.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check/--no-check", help="Whether to try the other method too and compare.")
     ] = True,
@@ -62,7 +72,7 @@ def models_annotate_command(
     and a face parser on renders of the model. One makes the annotation, both say how far they agree: by part, the area
     that both give the label over the area that either does, and the distance between the landmarks.
     """
-    from fit3d.annotate.annotate import annotate, unannotated
+    from fit3d.annotate.annotate import annotate, annotate_alone, unannotated
     from fit3d.annotate.file import write_annotation
     from fit3d.annotate.picture import annotation_sheet
     from fit3d.annotate.register import skin_of
@@ -73,21 +83,29 @@ def models_annotate_command(
     from fit3d.observe.registry import face_parser, landmark_detector
 
     console = Console(quiet=quiet, as_json=as_json)
+    if rims is not None:
+        method = "vote"
     voting = check or method == "vote"
     if voting:
         check_backends(landmarks, parser)
     if name == BUNDLED and output is None:
         raise UsageError(f"the annotation of '{BUNDLED}' comes with fit3d; to make another one give --output FILE")
     target = load_model(name) if name == BUNDLED else unannotated(read_stored(name))
-    outcome = annotate(
-        target,
-        load_model(source),
-        method,
-        landmark_detector(landmarks) if voting else None,
-        face_parser(parser) if voting else None,
-        shapes,
-        seed,
-    )
+    if rims is not None:
+        kept, _ = load_annotation(rims, target.mean, target.faces)
+        openings = {opening: (upper.numpy(), lower.numpy()) for opening, (upper, lower) in kept.rims.items()}
+        voters = landmark_detector(landmarks), face_parser(parser)
+        outcome = annotate_alone(target, openings, *voters, shapes, seed)
+    else:
+        outcome = annotate(
+            target,
+            load_model(source),
+            method,
+            landmark_detector(landmarks) if voting else None,
+            face_parser(parser) if voting else None,
+            shapes,
+            seed,
+        )
     path = output or models_folder() / name / ANNOTATION_FILE
     drawing = picture or path.with_suffix(".png")
     with usage_errors(path):

@@ -184,10 +184,12 @@ def _facts(name: str) -> dict[str, Any]:
         "name": name,
         "installed": False,
         "licence": known.licence,
+        "licence_source": known.licence_source,
         "source": known.source,
         "vertices": known.vertices,
         "identity": known.identity,
         "expressions": known.expression,
+        "size_of": known.size_of,
         "get": known.get,
     }
 
@@ -224,6 +226,7 @@ def _stored_facts(stored: StoredModel) -> dict[str, Any]:
         "installed": True,
         "version": stored.version,
         "licence": stored.licence,
+        "licence_source": KNOWN[stored.name].licence_source if stored.name in KNOWN else None,
         "source": stored.source,
         "sha256": stored.sha256,
         "units": "metres",
@@ -271,15 +274,18 @@ def _line(facts: dict[str, Any]) -> str:
             lines.append(f"without parts and landmarks; make them with: fit3d models annotate {facts['name']}")
     else:
         lines = [f"{first}not installed; {_size(facts)}", f"get it: {facts['get']}"]
-    return f"\n{indent}".join([*lines, facts["licence"], f"from {facts['source']}"])
+    licence = facts["licence"]
+    if facts.get("licence_source"):
+        licence += f" See {facts['licence_source']}"
+    return f"\n{indent}".join([*lines, licence, f"from {facts['source']}"])
 
 
 def _size(facts: dict[str, Any]) -> str:
     """Vertices and shapes, in words."""
 
     words = {"vertices": "vertices", "identity": "identity shapes", "expressions": "expression shapes"}
-    known = [f"{facts[key]:,} {what}" for key, what in words.items() if facts[key] is not None]
-    return ", ".join(known) or "its size depends on the file"
+    of = f" ({facts['size_of']})" if facts.get("size_of") else ""
+    return ", ".join(f"{facts[key]:,} {what}" for key, what in words.items()) + of
 
 
 def _words(value: Any) -> str:

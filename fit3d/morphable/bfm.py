@@ -51,8 +51,8 @@ LICENCE = (
     "sold without a commercial licence from Basel, and the model must not be passed on."
 )
 LICENCE_2009 = f"{LICENCE} Its expressions come from FaceWarehouse, for non-commercial research too."
-IDENTITY_2009, EXPRESSION_2009 = 80, 64
-"""Components that Deep3D and 3DDFA-V3 keep of 199 and 79."""
+VERTICES_2009, IDENTITY_2009, EXPRESSION_2009 = 35709, 80, 64
+"""Vertices and components that Deep3D and 3DDFA-V3 keep, of 53,490, 199 and 79."""
 EXPRESSION_BOUND = 3.0
 """Standard deviations."""
 SHAPE_FILE, EXPRESSION_FILE, DEVIATION_FILE = "01_MorphableModel.mat", "Exp_Pca.bin", "std_exp.txt"

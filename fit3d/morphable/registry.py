@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from fit3d.errors import ModelFileError, UsageError
-from fit3d.morphable import anny, bfm, flame, ict
+from fit3d.morphable import anny, bfm, faceverse, flame, ict, surrey
 from fit3d.morphable.model import MorphableModel
 from fit3d.morphable.raw import RawModel, with_annotation
 from fit3d.morphable.store import StoredModel, is_stored, read_stored, stored_model, stored_names
@@ -28,10 +28,13 @@ class KnownModel:
     """What to type, and where the files come from."""
     read: Callable[[Path], RawModel]
     """Makes a `RawModel` of the path that the user gives."""
-    vertices: int | None = None
-    """None where it depends on the file, as in the next two."""
-    identity: int | None = None
-    expression: int | None = None
+    licence_source: str
+    """Where the licence is stated."""
+    vertices: int
+    identity: int
+    expression: int
+    size_of: str | None = None
+    """Of which of the makers' files these three are, where they give out several."""
 
 
 def _read_bfm2009(path: Path) -> RawModel:
@@ -49,6 +52,7 @@ def _read_flame_open(path: Path) -> RawModel:
     return raw
 
 
+_BASEL_SITE = "https://faces.dmi.unibas.ch/bfm/"
 _FLAME_SITE = "after registering at flame.is.tue.mpg.de"
 KNOWN: dict[str, KnownModel] = {
     ict.NAME: KnownModel(
@@ -56,6 +60,7 @@ KNOWN: dict[str, KnownModel] = {
         source=ict.SOURCE,
         get="fit3d models pull ict (or, with a checkout of its repository: fit3d models add ict --from FOLDER)",
         read=ict.read_ict,
+        licence_source=f"https://github.com/USC-ICT/ICT-FaceKit/blob/{ict.COMMIT}/LICENSE",
         vertices=ict.VERTICES,
         identity=ict.IDENTITIES,
         expression=len(ict.EXPRESSIONS),
@@ -65,8 +70,11 @@ KNOWN: dict[str, KnownModel] = {
         source="Basel Face Model 2009, University of Basel, with expressions of Guo et al. (FaceWarehouse)",
         get="fit3d models add bfm2009 --from FOLDER with Deep3D's BFM files, or --from face_model.npy of 3DDFA-V3",
         read=_read_bfm2009,
+        licence_source=_BASEL_SITE,
+        vertices=bfm.VERTICES_2009,
         identity=bfm.IDENTITY_2009,
         expression=bfm.EXPRESSION_2009,
+        size_of="3DDFA-V3's or Deep3D's crop",
     ),
     **{
         f"bfm{year}": KnownModel(
@@ -74,26 +82,67 @@ KNOWN: dict[str, KnownModel] = {
             source=f"Basel Face Model {year}, University of Basel",
             get=f"fit3d models add bfm{year} --from FILE.h5, after registering at faces.dmi.unibas.ch",
             read=partial(bfm.read_bfm_h5, name=f"bfm{year}"),
+            licence_source=_BASEL_SITE,
+            vertices=vertices,
+            identity=199,
+            expression=100,
+            size_of=file,
         )
-        for year in (2017, 2019)
+        for year, vertices, file in (
+            (2017, 53149, "model2017-1_bfm_nomouth.h5"),
+            (2019, 47439, "model2019_bfm.h5"),
+        )
     },
     "flame2020": KnownModel(
         licence=flame.LICENCES["2020"],
         source="FLAME 2020, Max Planck Institute for Intelligent Systems",
         get=f"fit3d models add flame2020 --from generic_model.pkl, {_FLAME_SITE}",
         read=partial(flame.read_flame, name="flame2020", edition="2020"),
+        licence_source=flame.LICENCE_URL,
+        vertices=flame.VERTICES,
+        identity=flame.IDENTITY_COUNT,
+        expression=flame.EXPRESSION_COUNT + len(flame.TURNS),
     ),
     "flame2023": KnownModel(
         licence=flame.LICENCES["2023"],
         source="FLAME 2023, Max Planck Institute for Intelligent Systems",
         get=f"fit3d models add flame2023 --from flame2023.pkl, {_FLAME_SITE}",
         read=partial(flame.read_flame, name="flame2023", edition="2023"),
+        licence_source=flame.LICENCE_URL,
+        vertices=flame.VERTICES,
+        identity=flame.IDENTITY_COUNT,
+        expression=flame.EXPRESSION_COUNT + len(flame.TURNS),
     ),
     "flame2023-open": KnownModel(
         licence=flame.LICENCES["2023 Open"],
         source="FLAME 2023 Open, Max Planck Institute for Intelligent Systems",
         get=f"fit3d models add flame2023-open --from flame2023_Open.pkl, {_FLAME_SITE}",
         read=_read_flame_open,
+        licence_source=flame.LICENCE_URL,
+        vertices=flame.VERTICES,
+        identity=flame.IDENTITY_COUNT,
+        expression=flame.EXPRESSION_COUNT + len(flame.TURNS),
+    ),
+    surrey.NAME: KnownModel(
+        licence=surrey.LICENCE,
+        source=surrey.SOURCE,
+        get="fit3d models add surrey --from FOLDER, the folder 'share' of a checkout of github.com/patrikhuber/eos",
+        read=surrey.read_surrey,
+        licence_source=surrey.LICENCE_URL,
+        vertices=surrey.VERTICES,
+        identity=surrey.IDENTITIES,
+        expression=surrey.EXPRESSIONS,
+    ),
+    faceverse.NAME: KnownModel(
+        licence=faceverse.LICENCE,
+        source=faceverse.SOURCE,
+        get="fit3d models add faceverse --from FILE.npy, linked at github.com/LizhenWangT/FaceVerse and FaceVerse_v4",
+        read=faceverse.read_faceverse,
+        licence_source=faceverse.LICENCE_URL,
+        vertices=28632,
+        identity=150,
+        expression=52,
+        size_of="version 2, faceverse_simple_v2.npy",
     ),
 }
 """Models that can be added, by name."""

@@ -5,8 +5,8 @@ are only given away as pickles, so we carry out the opcodes ourselves and give a
 need; `pickle` is not involved, and no name of the file is ever looked up or imported. What remains of a model:
 
     containers and numbers    list, tuple, dict, set, str, bytes, int, float, bool, None
-    numpy arrays, scalars     `np.ndarray` of bool, int or float; an array of objects becomes a list (or, without
-                              dimensions, its one object)
+    numpy arrays, scalars     `np.ndarray` of bool, int or float; an array of text or of objects becomes a list (or,
+                              without dimensions, its one object)
     chumpy, scipy.sparse      `Inert`: the class name and the state that the file gives, for `array_of`
 
 Every other name, persistent ids, extension codes and out-of-band buffers are refused. Text of Python 2 is read as
@@ -39,6 +39,7 @@ LARGEST_DENSE = 100_000_000
 """Elements of a sparse matrix written out in full."""
 
 _NUMERIC = re.compile(r"(b1|[iu][1248]|f[248])")
+_TEXT = re.compile(r"[US]\d{1,4}")
 _ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
 _NUMERIC_MODULES = ("numpy.core.numeric", "numpy._core.numeric")
 _BUILTIN_MODULES = ("builtins", "__builtin__")
@@ -354,7 +355,11 @@ class _Machine:
         if not isinstance(data, bytes) or len(data) != count * dtype.state.itemsize:
             raise ValueError(f"an array {shape} of {dtype.state} without its numbers")
         values = np.frombuffer(data, dtype.state) if count else np.empty(0, dtype.state)
-        return values.reshape(shape, order="F" if fortran else "C")
+        values = values.reshape(shape, order="F" if fortran else "C")
+        if values.dtype.kind in "US":
+            self.spend(len(data))
+            return values.tolist()
+        return values
 
 
 def _kind(value: Any) -> str:
@@ -403,7 +408,8 @@ def _allowed(name: _Name) -> _Name:
 def _dtype(code: Any) -> np.dtype[Any]:
     if code in ("O", "O4", "O8"):
         return _OBJECTS
-    if not isinstance(code, str) or _NUMERIC.fullmatch(code.lstrip("<>|=")) is None:
+    plain = code.lstrip("<>|=") if isinstance(code, str) else ""
+    if _NUMERIC.fullmatch(plain) is None and _TEXT.fullmatch(plain) is None:
         raise _RefusedError(f"holds an array of type {str(code)[:20]!r}, expected numbers")
     return np.dtype(code)
 
