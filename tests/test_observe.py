@@ -1,4 +1,4 @@
-"""Looking at photos: the detector finds faces wherever they are, labels are drawn where they belong."""
+"""Looking at photos: backends are found by name, labels are drawn where they belong."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fit3d.errors import LabelImageError, NoFaceError, ObservationError, UsageError
+from fit3d.errors import LabelImageError, ObservationError, UsageError
 from fit3d.labels import (
     HAIR,
     INNER_MOUTH,
@@ -21,6 +21,8 @@ from fit3d.labels import (
     LOWER_LIP,
     MIRRORED_PART,
     NOSE,
+    OTHER,
+    PART_COLOURS,
     RIGHT_EYE,
     RIGHT_EYEBROW,
     SKIN,
@@ -67,10 +69,7 @@ def test_missing_package_names_the_command(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delitem(sys.modules, "fit3d.observe.mediapipe", raising=False)
     monkeypatch.setitem(sys.modules, "mediapipe", None)  # as if it were not installed
     with pytest.raises(UsageError, match=r'pip install -c constraints.txt "\.\[embedded\]"'):
-        registry._load("landmark detector", registry._LANDMARK_DETECTORS, "mediapipe", "cpu")
-
-
-# MediaPipe
+        registry._loaded("landmark detector", "mediapipe", "another device: nothing cached")
 
 
 @pytest.fixture(scope="module")
@@ -87,159 +86,8 @@ def example(astronaut: Path) -> np.ndarray:
 @pytest.fixture(scope="module")
 def example_points(detector: object, example: np.ndarray) -> np.ndarray:
     """(478, 2) landmarks of the example, px."""
-    return points_of(example)
-
-
-def points_of(pixels: np.ndarray) -> np.ndarray:
-    faces = landmark_detector("mediapipe").detect(Photo.from_array(np.ascontiguousarray(pixels)))
-    assert len(faces) == 1
-    return faces[0].points_px
-
-
-def face_height(points: np.ndarray) -> float:
-    return float(np.linalg.norm(points[152] - points[10]))
-
-
-def test_landmarks_of_the_example(example: np.ndarray, example_points: np.ndarray) -> None:
     (face,) = landmark_detector("mediapipe").detect(Photo.from_array(example))
-    assert face.layout == "mediapipe478" and face.points_px.shape == (478, 2) and face.points_px.dtype == np.float64
-    assert face.backend.name == "mediapipe" and face.backend.version[0].isdigit()
-    # Read off the enlarged photo by eye: iris centres, corners of the mouth, chin.
-    by_eye = {468: (203.5, 101.0), 473: (246.5, 103.0), 61: (202.5, 140.0), 291: (245.5, 141.0), 152: (224.0, 177.5)}
-    for index, place in by_eye.items():
-        assert np.linalg.norm(face.points_px[index] - place) < 3.0, (index, face.points_px[index])
-
-
-@pytest.mark.parametrize("quarter_turns", [1, 2, 3])
-def test_turned_photo_gives_turned_landmarks(
-    example: np.ndarray, example_points: np.ndarray, quarter_turns: int
-) -> None:
-    found = points_of(np.rot90(example, quarter_turns))
-    size = example.shape[0]
-    for _ in range(quarter_turns):  # turn back, to the right
-        found = np.column_stack([size - found[:, 1], found[:, 0]])
-    assert np.linalg.norm(found - example_points, axis=1).mean() < 0.01 * face_height(example_points)
-
-
-@pytest.mark.parametrize("turn_deg", [45, 120, 200])
-def test_face_turned_by_any_angle(example: np.ndarray, example_points: np.ndarray, turn_deg: float) -> None:
-    turned = np.asarray(Image.fromarray(example).rotate(turn_deg, Image.Resampling.BICUBIC))
-    centre, angle = np.array([256.0, 256.0]), np.radians(turn_deg)
-    back = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    found = (points_of(turned) - centre) @ back.T + centre
-    assert np.linalg.norm(found - example_points, axis=1).mean() < 0.01 * face_height(example_points)
-
-
-@pytest.mark.parametrize("corner", [(0.0, 0.0), (1.0, 1.0), (0.3, 0.9)])
-def test_small_face_in_a_large_photo(
-    example: np.ndarray, example_points: np.ndarray, corner: tuple[float, float]
-) -> None:
-    height, width, side = 1500, 2000, 190
-    scale = side / example.shape[0]
-    assert 38 < scale * face_height(example_points) < 42
-    large = np.full((height, width, 3), 110, np.uint8)
-    x, y = round(corner[0] * (width - side)), round(corner[1] * (height - side))
-    small = Image.fromarray(example).resize((side, side), Image.Resampling.LANCZOS)
-    large[y : y + side, x : x + side] = np.asarray(small)
-    found = (points_of(large) - (x, y)) / scale
-    assert np.linalg.norm(found - example_points, axis=1).mean() < 0.03 * face_height(example_points)
-
-
-def test_face_that_fills_the_photo(example: np.ndarray, example_points: np.ndarray) -> None:
-    left, top = np.floor(example_points.min(axis=0)).astype(int) - 4
-    right, bottom = np.ceil(example_points.max(axis=0)).astype(int) + 4
-    found = points_of(example[top:bottom, left:right]) + (left, top)
-    assert np.linalg.norm(found - example_points, axis=1).mean() < 0.02 * face_height(example_points)
-
-
-def test_place_of_the_face_does_not_matter(example: np.ndarray, example_points: np.ndarray) -> None:
-    found = points_of(np.pad(example, ((37, 300), (211, 90), (0, 0)))) - (211, 37)
-    assert np.linalg.norm(found - example_points, axis=1).mean() < 0.005 * face_height(example_points)
-
-
-def test_several_faces_largest_first(example: np.ndarray, example_points: np.ndarray) -> None:
-    left, top, right, bottom = 130, 0, 330, 200
-    face = Image.fromarray(example[top:bottom, left:right])
-    canvas = np.full((420, 900, 3), 90, np.uint8)
-    sizes, places = (150, 400, 260), (10, 180, 620)
-    for size, place in zip(sizes, places, strict=True):
-        canvas[10 : 10 + size, place : place + size] = np.asarray(face.resize((size, size)))
-    faces = landmark_detector("mediapipe").detect(Photo.from_array(canvas))
-    assert len(faces) == 3
-    for found, (size, place) in zip(faces, ((400, 180), (260, 620), (150, 10)), strict=True):
-        expected = (example_points - (left, top)) * size / 200 + (place, 10)
-        assert np.linalg.norm(found.points_px - expected, axis=1).mean() < 0.02 * face_height(expected)
-
-
-@pytest.mark.parametrize("kind", ["black", "noise", "disc", "stripes", "tiny", "wide"])
-def test_no_face_where_there_is_none(detector: object, kind: str) -> None:
-    y, x = np.mgrid[0:300, 0:400]
-    disc = np.hypot(x - 200, y - 150) < 100
-    pictures = {
-        "black": np.zeros((300, 400), np.uint8),
-        "noise": np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8),
-        "disc": np.where(disc, 210, 60).astype(np.uint8),
-        "stripes": (x // 20 % 2 * 255).astype(np.uint8),
-        "tiny": np.full((32, 32), 128, np.uint8),
-        "wide": np.full((32, 3000), 128, np.uint8),
-    }
-    photo = Photo.from_array(pictures[kind], name="photo.jpg")
-    assert landmark_detector("mediapipe").detect(photo) == []
-    with pytest.raises(NoFaceError, match=r"photo\.jpg: no face found") as caught:
-        observe(photo)
-    assert "\n" not in str(caught.value)
-
-
-def test_same_bytes_whatever_came_before(example: np.ndarray, example_points: np.ndarray) -> None:
-    for other in (np.zeros((64, 64, 3), np.uint8), example[:, ::-1], example[:300, :300]):
-        landmark_detector("mediapipe").detect(Photo.from_array(np.ascontiguousarray(other)))
-        assert points_of(example).tobytes() == example_points.tobytes()
-
-
-def test_another_process_gives_the_same_bytes_and_says_nothing(astronaut: Path, example_points: np.ndarray) -> None:
-    code = (
-        "import sys, hashlib\n"
-        "from fit3d.observe.registry import landmark_detector\n"
-        "from fit3d.photo import load_photo\n"
-        f"faces = landmark_detector('mediapipe').detect(load_photo({str(astronaut)!r}))\n"
-        "sys.stdout.buffer.write(faces[0].points_px.tobytes())"
-    )
-    done = subprocess.run([sys.executable, "-W", "default", "-c", code], check=True, capture_output=True)
-    assert done.stdout == example_points.tobytes()
-    assert done.stderr == b""
-
-
-def test_nan_from_the_network(example: np.ndarray, detector: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    def nan_mesh(*_: object) -> tuple[np.ndarray, float]:
-        return np.full((478, 2), np.nan), 1.0
-
-    monkeypatch.setattr(detector, "_run_mesh", nan_mesh)
-    with pytest.raises(ObservationError, match="not numbers"):
-        landmark_detector("mediapipe").detect(Photo.from_array(example))
-
-
-def test_upside_down_photos(shared_data: Path, detector: object) -> None:
-    """Faces whose eyes and forehead, seen upside down, pass for a face to the networks."""
-    for name in ("h1033", "h14253", "h4"):
-        photo = load_photo(shared_data / "labelled" / f"{name}.png")
-        large = np.full((1500, 2000, 3), 100, np.uint8)
-        large[300 : 300 + photo.height, 900 : 900 + photo.width] = photo.pixels
-        expected = points_of(photo.pixels) + (900, 300)
-        found = (2000, 1500) - points_of(large[::-1, ::-1])
-        assert np.linalg.norm(found - expected, axis=1).mean() < 0.01 * face_height(expected), name
-
-
-def test_real_photos(shared_data: Path, detector: object) -> None:
-    """Every face of the photos is found once, whatever it does; both of the picture with two."""
-    expected = {"twogirls.jpg": 2}
-    for path in sorted((shared_data / "photos").iterdir()):
-        if path.name in (
-            "fire.webp",
-            "sideface.jpg",
-        ):  # hardly to be seen, exactly from the side: either answer will do
-            continue
-        faces = landmark_detector("mediapipe").detect(load_photo(path))
-        assert len(faces) == expected.get(path.name, 1), path.name
+    return face.points_px
 
 
 # Contours
@@ -256,7 +104,7 @@ def test_agreement_with_peoples_labels(shared_data: Path, detector: object) -> N
     scores = []
     for path in sorted((shared_data / "labelled").glob("*_parts.png")):
         photo = load_photo(path.with_name(path.name.replace("_parts", "")))
-        (observation,) = observe(photo)
+        (observation,) = observe(photo, parser="contours")
         scores.append(part_iou(observation.parts, read_label_image(path, photo)))
     assert len(scores) == 10
     mean = 100.0 * np.mean(scores, axis=0)
@@ -485,6 +333,100 @@ def test_label_images_that_are_none(tmp_path: Path, photo: Photo, labels: np.nda
     assert "8-bit" in label_error(tmp_path / "wide.png", photo)
 
 
+PALETTE = np.array(PART_COLOURS, np.uint8)
+
+
+@pytest.fixture
+def painted() -> np.ndarray:
+    """(40, 50) labels with regions, thin lines and corners where several meet."""
+    labels = np.zeros((40, 50), np.uint8)
+    labels[2:38, 3:47] = SKIN
+    labels[2:8, 3:47] = HAIR
+    labels[12:15, 8:18], labels[12:15, 30:42] = RIGHT_EYEBROW, LEFT_EYEBROW
+    labels[17:20, 9:17], labels[17:20, 31:41] = RIGHT_EYE, LEFT_EYE
+    labels[14:27, 21:28] = NOSE
+    labels[29:31, 15:35], labels[31, 17:33], labels[32:34, 15:35] = UPPER_LIP, INNER_MOUTH, LOWER_LIP
+    labels[20:36, 44:50] = OTHER
+    return labels
+
+
+def reordered(labels: np.ndarray, order: np.ndarray, colours: np.ndarray = PALETTE) -> Image.Image:
+    """A palette picture whose index k has the colour of label `order[k]`."""
+    image = Image.fromarray(np.argsort(order).astype(np.uint8)[labels])
+    image.putpalette(colours[order].tobytes())
+    return image
+
+
+def softened(pixels: np.ndarray) -> np.ndarray:
+    """Pixels (H, W, C) moved right and down by a quarter of one, each then a mean of those that it covers."""
+    large = np.pad(pixels.repeat(4, 0).repeat(4, 1), ((1, 0), (1, 0), (0, 0)), mode="edge")[:-1, :-1].astype(float)
+    return large.reshape(40, 4, 50, 4, -1).mean((1, 3)).round().astype(np.uint8)
+
+
+def test_colours_of_a_paint_program(tmp_path: Path, photo: Photo, painted: np.ndarray) -> None:
+    order = np.random.default_rng(1).permutation(12)
+    rgb = PALETTE[painted]
+    shifted = np.clip(rgb.astype(int) + np.random.default_rng(2).integers(-12, 13, rgb.shape), 0, 255).astype(np.uint8)
+    rgba = np.dstack([rgb, np.full((40, 50), 255, np.uint8)])
+    rubbed = rgba.copy()
+    rubbed[painted == 0] = (255, 255, 255, 0)
+    grey = np.dstack([painted[..., None].repeat(3, 2), np.where(painted == 0, 0, 255).astype(np.uint8)])
+    clear = reordered(painted, order)
+    for name, image in {
+        "reordered": reordered(painted, order),
+        "quantised": Image.fromarray(rgb).quantize(32),
+        "near colours": reordered(painted, order, np.clip(PALETTE.astype(int) + 3, 0, 255).astype(np.uint8)),
+        "rgb": Image.fromarray(rgb),
+        "shifted": Image.fromarray(shifted),
+        "rgba": Image.fromarray(rgba),
+        "rubbed out": Image.fromarray(rubbed),
+        "grey with alpha": Image.fromarray(grey),
+        "two colours": None,
+    }.items():
+        path, expected = tmp_path / f"{name}.png", painted
+        if image is None:  # black and grey, which are colours and no ids
+            expected = np.where(painted == OTHER, OTHER, 0)
+            image = Image.fromarray(PALETTE[expected])
+        image.save(path)
+        np.testing.assert_array_equal(read_label_image(path, photo), expected, err_msg=name)
+    clear.save(tmp_path / "clear.png", transparency=int(np.argsort(order)[0]))
+    np.testing.assert_array_equal(read_label_image(tmp_path / "clear.png", photo), painted)
+    # the ids of a palette in grey steps are no colours, near as they are to black
+    ramp = Image.fromarray(painted)
+    ramp.putpalette(bytes(value for value in range(256) for _ in range(3)))
+    ramp.save(tmp_path / "ramp.png")
+    np.testing.assert_array_equal(read_label_image(tmp_path / "ramp.png", photo), painted)
+
+
+def test_softened_borders_snap_to_the_nearer_part(tmp_path: Path, photo: Photo, painted: np.ndarray) -> None:
+    soft = softened(PALETTE[painted])
+    mixed = (soft[:, :, None] != PALETTE).any(-1).all(-1)
+    assert 0.1 < mixed.mean() < 0.5
+    Image.fromarray(soft).save(tmp_path / "soft.png")
+    # each pixel is as before in 9 of 16 shares, so every border snaps back, but for a pixel where several parts meet
+    assert (read_label_image(tmp_path / "soft.png", photo) != painted).sum() <= 2
+    in_light = (((PALETTE[painted] / 255.0) ** 2.2) * 255.0).round().astype(np.uint8)
+    Image.fromarray(((softened(in_light) / 255.0) ** (1 / 2.2) * 255.0).round().astype(np.uint8)).save(
+        tmp_path / "light.png"
+    )
+    # of mixed light the brighter part has the larger share, so borders move by up to a pixel
+    labels = read_label_image(tmp_path / "light.png", photo)
+    around = np.lib.stride_tricks.sliding_window_view(np.pad(painted, 1, mode="edge"), (3, 3))
+    assert (labels[..., None, None] == around).any((2, 3)).all() and (labels != painted).mean() < 0.1
+
+
+def test_a_colour_of_no_part_is_named_with_a_place(tmp_path: Path, photo: Photo, painted: np.ndarray) -> None:
+    rgb = PALETTE[painted]
+    rgb[22:24, 30:32] = (255, 0, 0)
+    Image.fromarray(rgb).save(tmp_path / "red.png")
+    assert "(#ff0000 at pixel 30, 22)" in label_error(tmp_path / "red.png", photo)
+    indexed = Image.fromarray(painted)
+    indexed.putpalette(PALETTE.tobytes() + bytes((255, 0, 0)))
+    indexed.putpixel((30, 22), 12)
+    indexed.save(tmp_path / "indexed.png")
+    assert "(#ff0000 at pixel 30, 22)" in label_error(tmp_path / "indexed.png", photo)
+
+
 def test_label_image_as_a_parser(tmp_path: Path, photo: Photo, labels: np.ndarray) -> None:
     Image.fromarray(labels).save(tmp_path / "a.png")
     parser = LabelImage(tmp_path / "a.png")
@@ -565,7 +507,7 @@ def test_one_observation_per_face_in_the_detectors_order(
 ) -> None:
     points = ibug68_points(example_points)
     use_fake(monkeypatch, points, points / 2)
-    big, small = observe(Photo.from_array(np.zeros((512, 512, 3), np.uint8)))
+    big, small = observe(Photo.from_array(np.zeros((512, 512, 3), np.uint8)), parser="contours")
     assert big.landmarks.points_px is points and big.parser.name == "contours"
     assert (big.parts > 0).sum() > 3 * (small.parts > 0).sum() > 0
 

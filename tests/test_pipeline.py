@@ -216,12 +216,13 @@ def test_files_of_other_formats_are_not_left_behind(head: fit3d.Reconstruction, 
     }
     assert [path.name for path in (folder / "colmap").iterdir()] == ["mine.txt"]
     told = json.loads(saved.files["json"].read_text(encoding="utf-8"))["export"]
-    assert told == {"formats": ["obj"], "units": "mm", "up": "z"}
+    assert told == {"formats": ["obj"], "units": "mm", "up": "z", "overlay": "sheet"}
     first = next(line for line in saved.files["obj"].read_text().splitlines() if line.startswith("v "))
     x, y, z = head.vertices[0].tolist()
     np.testing.assert_allclose([float(value) for value in first.split()[1:]], [1e3 * x, -1e3 * z, 1e3 * y], atol=1e-3)
 
-    again = head.save(tmp_path, export=fit3d.ExportConfig(formats=("glb", "colmap")))
+    again = head.save(tmp_path, export=fit3d.ExportConfig(formats=("glb", "colmap"), overlay="none"))
+    assert "overlay" not in again.files and not (folder / "astronaut_overlay.jpg").exists()
     assert {path.name for path in (folder / "colmap").iterdir()} == colmap | {"mine.txt"}
     assert not (folder / "astronaut.obj").exists() and again.files["glb"].is_file()
 

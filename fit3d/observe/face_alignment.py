@@ -46,7 +46,7 @@ from fit3d.errors import ObservationError, UsageError
 from fit3d.landmarks import CONTOUR_LANDMARKS, LANDMARK_COUNTS
 from fit3d.observe import weights
 from fit3d.observe.base import Backend, LandmarkDetector, Landmarks
-from fit3d.observe.face_search import Pyramid, Square, _tiles
+from fit3d.observe.face_search import Pyramid, Square, tiles
 from fit3d.observe.weights import WeightFile
 from fit3d.photo import Photo
 
@@ -429,7 +429,7 @@ def _levels(pyramid: Pyramid, variant: _Variant) -> Iterator[tuple[list[Square],
         if level > 0 and variant.view_px * parts >= 2 * longer:
             return
         if variant.most_px is None:
-            yield list(_tiles(width, height, longer / parts)), variant.view_px
+            yield list(tiles(width, height, longer / parts)), variant.view_px
         else:
             resolution = min(variant.view_px * parts, variant.most_px)
             yield [Square(width / 2, height / 2, longer)], resolution
