@@ -444,7 +444,7 @@ def folder(model: MorphableModel, faces: list[LabelledFace], tmp_path: Path, mon
         (tmp_path / f"{name}_parts.png").touch()
 
     def look_at(pair: LabelledPhoto, **options: str) -> LabelledFace:
-        assert options == {"observed": "labels", "landmarks": "mediapipe", "parser": "contours"}
+        assert options == {"observed": "labels", "landmarks": "mediapipe", "parser": "embedded"}
         if pair.photo.stem == "none":
             raise NoFaceError(f"{pair.photo}: no face")
         return next(face for face in faces if face.photo == pair.photo.name)

@@ -11,6 +11,8 @@ import typer
 from fit3d.commands.console import Console, failure_of_photo, table_row
 from fit3d.commands.options import (
     DEFAULTS,
+    MEASURED_LANDMARKS,
+    MEASURED_PARSER,
     AnchorsOption,
     DeviceOption,
     IterationsOption,
@@ -52,8 +54,8 @@ def evaluate_parts_command(
         ),
     ] = "labels",
     model: ModelOption = "anny",
-    landmarks: LandmarksOption = "mediapipe",
-    parser: ParserOption = "contours",
+    landmarks: LandmarksOption = MEASURED_LANDMARKS,
+    parser: ParserOption = MEASURED_PARSER,
     loss: LossOption = DEFAULTS.loss,
     solver: SolverOption = DEFAULTS.solver,
     anchors: AnchorsOption = DEFAULTS.anchors,
@@ -69,6 +71,9 @@ def evaluate_parts_command(
     diagonal of the landmarks' box, RMS of the identity coefficients, RMS of left minus right expression, fit seconds.
 
     Exit code: 0 all photos fitted; 1 some photo could not be fitted; 2 wrong usage.
+
+    Detector and parser are the embedded ones unless others are asked for, so that figures do not depend on which
+    weights are there.
     """
     check_backends(landmarks, parser)
     config = fit_config(loss=loss, solver=solver, anchors=anchors, iterations=iterations, device=device)

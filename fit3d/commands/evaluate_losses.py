@@ -14,6 +14,8 @@ from fit3d.commands.console import Console, failure_of_photo
 from fit3d.commands.evaluate import PART_COLUMNS, SHORT_NAMES
 from fit3d.commands.options import (
     DEFAULTS,
+    MEASURED_LANDMARKS,
+    MEASURED_PARSER,
     AnchorsOption,
     DeviceOption,
     IterationsOption,
@@ -56,8 +58,8 @@ def evaluate_losses_command(
     ablate: Annotated[bool, typer.Option("--ablate", help="Also change one choice within PRDL at a time.")] = False,
     tune: Annotated[bool, typer.Option("--tune", help="Also try several weights of each loss.")] = False,
     model: ModelOption = "anny",
-    landmarks: LandmarksOption = "mediapipe",
-    parser: ParserOption = "contours",
+    landmarks: LandmarksOption = MEASURED_LANDMARKS,
+    parser: ParserOption = MEASURED_PARSER,
     anchors: AnchorsOption = DEFAULTS.anchors,
     iterations: IterationsOption = DEFAULTS.iterations,
     seed: SeedOption = DEFAULTS.seed,
@@ -83,6 +85,9 @@ def evaluate_losses_command(
     highest overlap at a mean identity RMS of at most 0.7, and which ones known heads choose by the lowest error.
 
     Exit code: 0 all photos fitted; 1 some photo could not be fitted; 2 wrong usage.
+
+    Detector and parser are the embedded ones unless others are asked for, so that figures do not depend on which
+    weights are there.
     """
     check_backends(landmarks, parser)
     config = fit_config(loss="prdl", solver="lm", anchors=anchors, iterations=iterations, seed=seed, device=device)

@@ -11,6 +11,8 @@ import typer
 from fit3d.commands.console import Console, failure_of_photo, table_row
 from fit3d.commands.options import (
     DEFAULTS,
+    MEASURED_LANDMARKS,
+    MEASURED_PARSER,
     AnchorsOption,
     DeviceOption,
     IterationsOption,
@@ -46,8 +48,8 @@ def evaluate_plausibility_command(
         ),
     ] = "parser",
     model: ModelOption = "anny",
-    landmarks: LandmarksOption = "mediapipe",
-    parser: ParserOption = "contours",
+    landmarks: LandmarksOption = MEASURED_LANDMARKS,
+    parser: ParserOption = MEASURED_PARSER,
     loss: LossOption = DEFAULTS.loss,
     solver: SolverOption = DEFAULTS.solver,
     anchors: AnchorsOption = DEFAULTS.anchors,
@@ -66,6 +68,9 @@ def evaluate_plausibility_command(
     Landmark errors are mean distances in percent of the diagonal of the landmarks' box.
 
     Exit code: 0 all photos fitted; 1 some photo could not be fitted; 2 wrong usage.
+
+    Detector and parser are the embedded ones unless others are asked for, so that figures do not depend on which
+    weights are there.
     """
     check_backends(landmarks, parser)
     config = fit_config(loss=loss, solver=solver, anchors=anchors, iterations=iterations, device=device)

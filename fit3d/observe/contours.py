@@ -12,7 +12,8 @@ halves, so that in a side view the near half stays and the far half goes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +39,8 @@ Anchor = int | tuple[int, int, float]
 
 SUBDIVISIONS = 8
 """Straight pieces between two anchors of a smooth outline."""
+LEAST_SIDE = 0.03
+"""A side of the face whose area is a smaller share of the other side's than this shows neither eye nor brow."""
 
 
 @dataclass(frozen=True)
@@ -160,29 +163,71 @@ def _ibug68() -> _Outlines:
 _OUTLINES: dict[LandmarkLayout, _Outlines] = {"mediapipe478": _mediapipe478(), "ibug68": _ibug68()}
 
 
+@dataclass(frozen=True)
+class FaceOutlines:
+    """Borders of the parts of one face in a picture: curves (M, 2), px of that picture, in the order of `_Outlines`.
+
+    A curve of a missing (NaN) landmark is not finite.
+    """
+
+    eyes: tuple[tuple[np.ndarray, np.ndarray], ...]
+    """Upper and lower lid of the right, then of the left eye."""
+    brows: tuple[tuple[np.ndarray, np.ndarray], ...]
+    """Upper and lower border of the right, then of the left brow."""
+    nose: tuple[np.ndarray, np.ndarray, np.ndarray]
+    """Right border, ridge and left border."""
+    lips: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+    """Upper border of the upper lip, its lower border, upper border of the lower lip, its lower border."""
+    skin: tuple[np.ndarray, np.ndarray, np.ndarray]
+    """Right border of the face, profile line and left border."""
+    down: np.ndarray
+    """(2,) from the top of what is measured to the chin, px: the direction in which the face stands, and its unit."""
+
+    @property
+    def unit_px(self) -> float:
+        """The length of `down`: the unit of lengths that go with the face."""
+        return float(np.linalg.norm(self.down))
+
+    def moved(self, offset: np.ndarray, scale: np.ndarray) -> FaceOutlines:
+        """The outlines in another picture of the face: `(px - offset) * scale`, offset and scale (2,)."""
+
+        def move(curves: Any) -> Any:
+            return tuple(map(move, curves)) if isinstance(curves, tuple) else (curves - offset) * scale
+
+        named = {each.name: getattr(self, each.name) for each in fields(self)}
+        return FaceOutlines(**{name: move(curves) for name, curves in named.items()} | {"down": self.down * scale})
+
+
 class ContourParser(FaceParser):
-    """Needs nothing but the landmarks; it never labels hair or anything that covers the face."""
+    """Labels from nothing but the landmarks; it never labels hair or anything that covers the face."""
 
     def __init__(self, device: str = "cpu") -> None:
+        """`device` makes no difference: this parser draws on the CPU."""
         self.backend = Backend("contours", __version__)
 
     def parse(self, photo: Photo, landmarks: Landmarks) -> Parsing:
-        """Labels of the outlined parts, see `draw_parts`.
+        """See `draw_parts`.
 
         Raises:
             UsageError: a landmark layout without outlines.
             ObservationError: no landmark is a number.
         """
-        if landmarks.layout not in _OUTLINES:
-            raise UsageError(
-                f"the parser 'contours' cannot use landmarks of layout '{landmarks.layout}', only of "
-                f"{', '.join(_OUTLINES)}; choose another parser (--parser)"
-            )
-        if not np.isfinite(landmarks.points_px).any():
-            raise ObservationError(
-                f"{photo.path}: no usable landmark from {landmarks.backend.name}; try another detector (--landmarks)"
-            )
+        check_landmarks(photo, landmarks, self.backend)
         return Parsing(draw_parts(landmarks, photo.height, photo.width))
+
+
+def check_landmarks(photo: Photo, landmarks: Landmarks, parser: Backend) -> None:
+    """Raise what keeps a parser from drawing outlines: UsageError, a landmark layout without outlines;
+    ObservationError, no landmark is a number."""
+    if landmarks.layout not in _OUTLINES:
+        raise UsageError(
+            f"the parser '{parser.name}' cannot use landmarks of layout '{landmarks.layout}', only of "
+            f"{', '.join(_OUTLINES)}; choose another parser (--parser)"
+        )
+    if not np.isfinite(landmarks.points_px).any():
+        raise ObservationError(
+            f"{photo.path}: no usable landmark from {landmarks.backend.name}; try another detector (--landmarks)"
+        )
 
 
 def draw_parts(landmarks: Landmarks, height: int, width: int) -> np.ndarray:
@@ -190,6 +235,11 @@ def draw_parts(landmarks: Landmarks, height: int, width: int) -> np.ndarray:
 
     A pixel belongs to a part if its centre lies inside the outline. A part with a missing (NaN) landmark is left out.
     """
+    return fill_outlines(outlines_of(landmarks), height, width)
+
+
+def outlines_of(landmarks: Landmarks) -> FaceOutlines:
+    """The borders that the landmarks tell, photo px. What is missing (NaN) makes the curves through it NaN."""
     outlines = _OUTLINES[landmarks.layout]
     points = np.where(np.isfinite(landmarks.points_px), landmarks.points_px, np.nan).astype(np.float64)
     top, chin = outlines.height
@@ -199,26 +249,46 @@ def draw_parts(landmarks: Landmarks, height: int, width: int) -> np.ndarray:
     points = points + outlines.drop * down
     unit = float(np.linalg.norm(down))
 
-    parts = np.zeros((height, width), dtype=np.uint8)
-    skin = [_curve(points, anchors) for anchors in outlines.skin]
-    _fill(parts, _halves(*skin), SKIN)
-    # Eyes and brows do not reach over the silhouette; where the skin could not be drawn, nobody knows where that is.
-    on_skin = SKIN if (parts == SKIN).any() else None
-    for label, (upper, lower) in zip((RIGHT_EYEBROW, LEFT_EYEBROW), outlines.brows, strict=True):
-        above, below = _curve(points, upper), _curve(points, lower)
+    brows = []
+    for rows in outlines.brows:
+        above, below = (_curve(points, row) for row in rows)
         if outlines.brow_thickness:
             thickness = outlines.brow_thickness * unit * np.sin(np.linspace(0.0, np.pi, len(above)))[:, None] ** 0.5
-            normal = _normals(above)
+            normal = normals(above)
             above, below = above + 0.5 * thickness * normal, below - 0.5 * thickness * normal
-        _fill(parts, [_between(above, below)], label, only_on=on_skin)
-    for label, (upper, lower) in zip((RIGHT_EYE, LEFT_EYE), outlines.eyes, strict=True):
-        _fill(parts, [_between(_curve(points, upper), _curve(points, lower))], label, only_on=on_skin)
-    _fill(parts, _halves(*(_curve(points, anchors) for anchors in outlines.nose)), NOSE)
-
+        brows.append((above, below))
     outer, inner = (amount * unit for amount in outlines.fuller_lips)
     lip_1, lip_2, lip_3, lip_4 = (_curve(points, anchors) for anchors in outlines.lips)
     lip_1, lip_4 = _widened(lip_1, lip_4, outer)
     lip_2, lip_3 = _widened(lip_2, lip_3, -inner)
+    nose_right, ridge, nose_left = (_curve(points, anchors) for anchors in outlines.nose)
+    skin_right, profile, skin_left = (_curve(points, anchors) for anchors in outlines.skin)
+    return FaceOutlines(
+        eyes=tuple((_curve(points, upper), _curve(points, lower)) for upper, lower in outlines.eyes),
+        brows=tuple(brows),
+        nose=(nose_right, ridge, nose_left),
+        lips=(lip_1, lip_2, lip_3, lip_4),
+        skin=(skin_right, profile, skin_left),
+        down=down,
+    )
+
+
+def fill_outlines(outlines: FaceOutlines, height: int, width: int) -> np.ndarray:
+    """Label image (height, width) uint8, ids of `fit3d.labels`, of outlines in px of that image."""
+    parts = np.zeros((height, width), dtype=np.uint8)
+    halves = _halves(*outlines.skin)
+    _fill(parts, halves, SKIN)
+    areas = [_area(half) for half in halves]
+    # of a side that the head itself hides, points crowd beyond the profile line: its eye may still wind as if seen
+    in_sight = [not area < LEAST_SIDE * max(areas) for area in areas]  # NaN: nobody knows
+    # Eyes and brows do not reach over the silhouette; where the skin could not be drawn, nobody knows where that is.
+    on_skin = SKIN if (parts == SKIN).any() else None
+    for labels, pairs in (((RIGHT_EYEBROW, LEFT_EYEBROW), outlines.brows), ((RIGHT_EYE, LEFT_EYE), outlines.eyes)):
+        for label, rows, seen in zip(labels, pairs, in_sight, strict=True):
+            if seen:
+                _fill(parts, [_between(*rows)], label, only_on=on_skin)
+    _fill(parts, _halves(*outlines.nose), NOSE)
+    lip_1, lip_2, lip_3, lip_4 = outlines.lips
     _fill(parts, _split(lip_1, lip_2), UPPER_LIP)
     _fill(parts, _split(lip_3, lip_4), LOWER_LIP)
     _fill(parts, _split(lip_2, lip_3), INNER_MOUTH)
@@ -242,7 +312,7 @@ def _curve(points: np.ndarray, anchors: Sequence[Anchor]) -> np.ndarray:
     return np.concatenate([pieces.reshape(-1, 2), knots[-1:]])
 
 
-def _normals(curve: np.ndarray) -> np.ndarray:
+def normals(curve: np.ndarray) -> np.ndarray:
     """Unit normals (M, 2) to the left of the direction of travel as seen on screen: up for a curve to the right."""
     tangent = np.gradient(curve, axis=0)
     normal = np.column_stack([tangent[:, 1], -tangent[:, 0]])
@@ -253,7 +323,7 @@ def _widened(upper: np.ndarray, lower: np.ndarray, amount: float) -> tuple[np.nd
     """Two curves with common ends, moved apart by `amount` each, px. The ends stay."""
     inside = np.ones((len(upper), 1))
     inside[[0, -1]] = 0.0
-    return upper + amount * inside * _normals(upper), lower - amount * inside * _normals(lower)
+    return upper + amount * inside * normals(upper), lower - amount * inside * normals(lower)
 
 
 def _between(upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
@@ -270,6 +340,12 @@ def _split(upper: np.ndarray, lower: np.ndarray) -> list[np.ndarray]:
 def _halves(right: np.ndarray, midline: np.ndarray, left: np.ndarray) -> list[np.ndarray]:
     """The region between two curves down the face as two outlines, clockwise on screen, that meet in the midline."""
     return [_between(midline, right), _between(left, midline)]
+
+
+def _area(outline: np.ndarray) -> float:
+    """Area within an outline (M, 2), squared px, positive where it runs clockwise on screen."""
+    after = np.roll(outline, -1, axis=0)
+    return 0.5 * float((outline[:, 0] * after[:, 1] - outline[:, 1] * after[:, 0]).sum())
 
 
 def _fill(parts: np.ndarray, outlines: Sequence[np.ndarray], label: int, only_on: int | None = None) -> None:
@@ -301,6 +377,6 @@ def _inside(outline: np.ndarray, height: int, width: int) -> np.ndarray:
     slope = (high[:, 0] - low[:, 0]) / np.maximum(high[:, 1] - low[:, 1], 1e-12)
     column = np.ceil(low[edge, 0] + (row - low[edge, 1]) * slope[edge])
     # Each border that runs up the screen starts the inside to its right, each that runs down ends it.
-    change = np.zeros((height, width + 1), dtype=np.int32)
+    change = np.zeros((height, width + 1), dtype=np.int16)
     np.add.at(change, (row, np.clip(column, 0, width).astype(int)), np.where(upwards[edge], 1, -1))
-    return np.cumsum(change, axis=1)[:, :width] > 0
+    return np.cumsum(change, axis=1, dtype=np.int16)[:, :width] > 0

@@ -15,6 +15,10 @@ from fit3d.observe.base import Backend, FaceParser, Landmarks, Parsing
 from fit3d.observe.label_colours import UnknownColoursError, labels_of_colours, labels_of_palette
 from fit3d.photo import Photo, quiet_pillow
 
+FORMATS = ("PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG")
+"""Pillow's names of the formats that are tried; JPEG to say what is wrong with it. Others may start other programs, as
+EPS does."""
+
 BOX_SHARE = 1.3
 """Sides of the box in which a face's parts lie, in sides of its landmarks' box."""
 
@@ -92,7 +96,7 @@ def read_label_image(path: str | Path, photo: Photo) -> np.ndarray:
     """
     name = str(path)
     try:
-        with quiet_pillow(), Image.open(name) as image:
+        with quiet_pillow(), Image.open(name, formats=FORMATS) as image:
             kind, size = image.format, image.size
             fits = size == (photo.width, photo.height)  # else the message below; no need to decode a huge picture
             if fits:
