@@ -50,7 +50,7 @@ def seen(model: MorphableModel, vertices: Tensor, width: int, height: int) -> tu
 TEXTURE = np.full((16, 16, 3), (40, 200, 90), np.uint8)
 
 
-@pytest.mark.parametrize(("width", "height"), [(300, 380), (90, 110), (1400, 900)])
+@pytest.mark.parametrize(("width", "height"), [(300, 380), (90, 110), (1400, 900), (701, 1003)])
 def test_a_sheet_has_two_rows_of_three(model: MorphableModel, vertices: Tensor, width: int, height: int) -> None:
     photo, observation, fit = seen(model, vertices, width, height)
     sheet = overlay(photo, observation, model, vertices, fit, TEXTURE)

@@ -47,11 +47,12 @@ def draw_parts(picture: np.ndarray, parts: np.ndarray, fill: float, line: float 
 
 
 def side_by_side(pictures: list[np.ndarray], titles: list[str]) -> np.ndarray:
-    """Pictures of equal height in a row, each with a line of text below. Letters follow the size of the pictures."""
+    """Pictures of equal height in a row, each with a line of text below. Letters and gaps follow the pictures' width,
+    so that rows of pictures of one width are equally wide."""
     height = pictures[0].shape[0]
     width = max(picture.shape[1] for picture in pictures)
     letter = max(round(min(height, width) / 28.0), 10)
-    gap = max(height // 120, 2)
+    gap = max(width // 120, 2)
     strip = round(1.9 * letter)
     total = sum(picture.shape[1] for picture in pictures) + gap * (len(pictures) - 1)
     canvas = Image.new("RGB", (total, height + strip), (24, 25, 27))
