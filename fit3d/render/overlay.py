@@ -19,8 +19,10 @@ from fit3d.render.drawing import draw_parts, draw_wireframe, side_by_side
 from fit3d.render.shade import draw_textured, over, shade, three_quarter_camera
 from fit3d.solve.result import Fit
 
-LARGEST_HEIGHT = 1000
-"""Most pixels of the pictures' height."""
+SHEET_HEIGHTS = (400, 640)
+"""Least and most pixels of the height of a sheet's pictures."""
+OBSERVATION_HEIGHTS = (800, 1000)
+"""The same for the picture of what was found, in which single points are to be told apart."""
 
 FACE_ROOM = 2.2
 """Side of the square around the face, in longer sides of the landmarks' box."""
@@ -79,13 +81,13 @@ def overlay(
             'none' gives None.
 
     Returns:
-        (H, W, 3) uint8: of a sheet at most `LARGEST_HEIGHT` px a row (and the captions), of a whole photo at most
+        (H, W, 3) uint8: of a sheet `SHEET_HEIGHTS` px a picture (and the captions), of a whole photo at most
         `LARGEST_PHOTO` px along its longer side.
     """
     if kind == "none":
         return None
     whole = kind != "sheet"
-    window = _whole_photo(photo) if whole else _window(photo, observation)
+    window = _whole_photo(photo) if whole else _window(photo, observation, SHEET_HEIGHTS)
     plain = _shown(photo.pixels, window, Image.Resampling.LANCZOS)
     camera = _camera_of(fit.camera, window)
     if kind == "wireframe":
@@ -125,10 +127,10 @@ def observation_picture(photo: Photo, observation: Observation) -> np.ndarray:
     white. Those of 'ibug68' have their numbers, from 0; more would hide the face.
 
     Returns:
-        (H, W, 3) uint8, at most `LARGEST_HEIGHT` px high (and the caption).
+        (H, W, 3) uint8, `OBSERVATION_HEIGHTS` px high (and the caption).
     """
     landmarks = observation.landmarks
-    window = _window(photo, observation, least_height=800)
+    window = _window(photo, observation, OBSERVATION_HEIGHTS)
     plain = _shown(photo.pixels, window, Image.Resampling.LANCZOS)
     dimmed = np.rint(plain * 0.75).astype(np.uint8)
     found = draw_parts(dimmed, _shown(observation.parts, window, Image.Resampling.NEAREST), fill=FILL)
@@ -199,9 +201,9 @@ def contact_view(
     return np.concatenate(views, axis=1)
 
 
-def _window(photo: Photo, observation: Observation, least_height: int = 400) -> _Window:
-    """A square around the face where the photo is larger than that, else the whole photo; shown at least
-    `least_height` px high."""
+def _window(photo: Photo, observation: Observation, heights: tuple[int, int]) -> _Window:
+    """A square around the face where the photo is larger than that, else the whole photo; shown at least and at most
+    `heights` px high."""
     left, top, right, bottom = observation.landmarks.box_px
     side = FACE_ROOM * max(right - left, bottom - top)
     # the landmarks end at the forehead: move up a little to hold the whole head
@@ -216,7 +218,7 @@ def _window(photo: Photo, observation: Observation, least_height: int = 400) -> 
     x, width = span(middle[0], photo.width)
     y, height = span(middle[1], photo.height)
     # small pictures are shown larger, so that outlines can be told apart
-    shown_height = min(max(height, least_height), LARGEST_HEIGHT)
+    shown_height = min(max(height, heights[0]), heights[1])
     shown_width = max(round(width * shown_height / height), 1)
     return _Window(x, y, width, height, shown_width, shown_height)
 
