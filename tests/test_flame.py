@@ -3,17 +3,47 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import ArrayLike
 from scipy import sparse
 
+from fit3d.annotate.annotate import unannotated
 from fit3d.errors import ModelFileError
-from fit3d.morphable.flame import JOINTS, LICENCES, TURNS, read_flame, read_flame_arrays, skin, turned
+from fit3d.morphable.articulation import cross_product
+from fit3d.morphable.flame import (
+    EXPRESSION_BOUND,
+    JOINTS,
+    LICENCES,
+    TURNS,
+    Flame,
+    articulation_of,
+    read_flame,
+    read_flame_arrays,
+)
 from model_files import Chumpy, flame, python2_pickle, write_flame
+
+HEAD_TURNS = ("neckPitch", "neckYaw", "neckRoll")
+
+
+def skin(flame: Flame, vertices: np.ndarray, rotations: np.ndarray) -> np.ndarray:
+    """The head (V, 3) with rotation vectors (5, 3) of its joints, by the product."""
+    joints = articulation_of(flame, tuple(TURNS), 0)
+    pose = joints.turned(torch.linalg.matrix_exp(cross_product(torch.from_numpy(rotations))))
+    return pose.of(torch.from_numpy(vertices), torch.from_numpy(flame.joints_from_vertices @ vertices)).numpy()
+
+
+def turned(flame: Flame, amounts: dict[str, float]) -> np.ndarray:
+    """The mean head (V, 3) with these turns, by the product."""
+    joints = articulation_of(flame, tuple(TURNS), 0)
+    coefficients = torch.tensor([amounts.get(name, 0.0) for name in TURNS], dtype=torch.float64)
+    template = torch.from_numpy(flame.template)
+    return joints.pose(coefficients).of(template, joints.joints_of(torch.zeros_like(template))).numpy()
 
 
 def close(found: np.ndarray, expected: np.ndarray) -> bool:
@@ -110,7 +140,8 @@ def test_flame_is_read_exactly(layout: str, arrays: dict[str, np.ndarray], tmp_p
     assert close(model.identity, np.moveaxis(arrays["shapedirs"][..., :300], 2, 0))
     assert close(model.expression[len(TURNS) :], np.moveaxis(arrays["shapedirs"][..., 300:], 2, 0))
     assert model.expression_names == (*TURNS, "expression_00", "expression_01")
-    assert (model.expression_bounds == [[0, 1]] * len(TURNS) + [[-3, 3]] * 2).all()
+    bounds = [[-1, 1] if name in HEAD_TURNS else [0, 1] for name in TURNS] + [[-EXPRESSION_BOUND, EXPRESSION_BOUND]] * 2
+    assert (model.expression_bounds == bounds).all()
     assert (model.faces[:, :3] == arrays["f"]).all()
     assert model.objects == ("head", "left_eyeball", "right_eyeball")
     assert model.face_objects.tolist() == [0] * 80 + [1] * 20 + [2] * 20
@@ -125,6 +156,38 @@ def test_a_turn_is_the_skinned_displacement(name: str, arrays: dict[str, np.ndar
     assert close(model.expression[model.expression_names.index(name)], expected)
 
 
+def test_joints_are_read_exactly(arrays: dict[str, np.ndarray], path: Path) -> None:
+    model = read_flame(path)
+    assert model.articulation is not None
+    found = model.articulation
+    assert (found.joints, found.parents, found.held) == (JOINTS, (-1, 0, 1, 1, 1), HEAD_TURNS)
+    assert close(found.weights.numpy(), arrays["weights"])
+    assert close(found.joints_from_vertices.numpy(), arrays["J_regressor"])
+    assert close(found.correctives.numpy(), np.moveaxis(arrays["posedirs"], 2, 0))
+    assert found.turn_joint.tolist() == [TURNS[name][0] for name in TURNS] + [-1, -1]
+    assert close(found.turn_vector.numpy(), np.array([vector for _, vector in TURNS.values()] + [(0.0, 0.0, 0.0)] * 2))
+    joints = arrays["J_regressor"] @ arrays["v_template"]
+    assert close(found.rest.numpy(), joints - joints[3:].mean(axis=0))
+
+
+def test_vertices_are_the_papers(arrays: dict[str, np.ndarray], path: Path) -> None:
+    """Shape, expression and turns together: equations 1, 2 and 4, in the world frame."""
+    raw, rng = read_flame(path), np.random.default_rng(5)
+    assert raw.articulation is not None
+    identity, components = rng.normal(size=300), rng.normal(size=2)
+    amounts = {"jawOpen": 0.9, "jawLeft": 0.4, "eyeLookUpRight": 0.7, "eyeLookInRight": 0.3, "neckYaw": -0.6}
+    vectors = np.zeros((5, 3))
+    for name, amount in amounts.items():
+        vectors[TURNS[name][0]] += amount * np.array(TURNS[name][1])
+    unposed = arrays["v_template"] + arrays["shapedirs"] @ np.concatenate([identity, components])
+    origin = (arrays["J_regressor"] @ arrays["v_template"])[3:].mean(axis=0)
+    expected = skin_naive(arrays, unposed, vectors) - origin
+    expression = np.array([*(amounts.get(name, 0.0) for name in TURNS), *components])
+    found = unannotated(raw).vertices(torch.from_numpy(identity), torch.from_numpy(expression)).numpy()
+    assert np.abs(expected - (unposed - origin)).max() > 0.02
+    assert np.abs(found - expected).max() < 1e-6  # the arrays are kept in single precision
+
+
 @pytest.mark.parametrize(
     ("name", "joint", "direction"),
     [
@@ -137,6 +200,8 @@ def test_a_turn_is_the_skinned_displacement(name: str, arrays: dict[str, np.ndar
         ("eyeLookInLeft", "left_eye", [-1, 0, 0]),
         ("eyeLookOutRight", "right_eye", [-1, 0, 0]),
         ("eyeLookInRight", "right_eye", [1, 0, 0]),
+        ("neckPitch", "neck", [0, -1, 0]),
+        ("neckYaw", "neck", [1, 0, 0]),
     ],
 )
 def test_turns_go_the_way_their_names_say(name: str, joint: str, direction: list[int]) -> None:
@@ -151,8 +216,8 @@ def test_error_of_the_straight_line_is_as_stated(path: Path) -> None:
     model = read_flame_arrays(path)
     rigid = np.zeros_like(model.weights)
     rigid[:, 2] = 1.0  # everything turns with the jaw, so each vertex goes along its own arc
-    model = type(model)(**{**model.__dict__, "weights": rigid, "pose": np.zeros_like(model.pose)})
-    still, half, whole = (turned(model, model.template, {"jawOpen": amount}) for amount in (0.0, 0.5, 1.0))
+    model = replace(model, weights=rigid, pose=np.zeros_like(model.pose))
+    still, half, whole = (turned(model, {"jawOpen": amount}) for amount in (0.0, 0.5, 1.0))
     error = np.linalg.norm((still + whole) / 2 - half, axis=1)
     radius = np.linalg.norm((model.template - model.joints_from_vertices[2] @ model.template)[:, 1:], axis=1)
     angle = math.radians(22.5)
@@ -175,6 +240,14 @@ def test_table_of_errors_in_the_module() -> None:
     assert largest_error_mm(12, {"eyeLookUpLeft": 1, "eyeLookOutLeft": 1}) == pytest.approx(1.6, abs=0.05)
     for name, factor in (("jawOpen", 0.4), ("eyeLookOutRight", 0.5)):
         assert np.linalg.norm(rotation_naive(TURNS[name][1]) - np.eye(3), 2) == pytest.approx(factor, abs=0.05)
+
+
+def test_weights_that_sum_to_almost_1_leave_a_head_without_turns_where_it_is(
+    arrays: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    write_flame(tmp_path / "generic_model.pkl", {**arrays, "weights": arrays["weights"] * (1.0 + 8e-4)})
+    model = read_flame_arrays(tmp_path / "generic_model.pkl")
+    assert np.allclose(skin(model, model.template, np.zeros((5, 3))), model.template, atol=1e-15)
 
 
 def test_turns_that_move_nothing_are_left_out(arrays: dict[str, np.ndarray], tmp_path: Path) -> None:

@@ -371,10 +371,10 @@ SHUT = {"eyeBlinkLeft": 1.0, "eyeBlinkRight": 1.0}
         ("synthetic", SHUT, 60, WITHOUT_EYES - {3}),
         ("anny", {}, 0, ALL_PARTS),
         ("anny", {}, 30, ALL_PARTS),
-        ("anny", {}, 60, ALL_PARTS),
+        ("anny", {}, 60, ALL_PARTS - {1}),  # behind the bridge of the nose
         ("anny", {"jawOpen": 0.8}, 0, ALL_PARTS),
         ("anny", {"jawOpen": 0.8}, 30, ALL_PARTS),
-        ("anny", {"jawOpen": 0.8}, 60, ALL_PARTS),
+        ("anny", {"jawOpen": 0.8}, 60, ALL_PARTS - {1}),
         ("anny", SHUT, 0, WITHOUT_EYES),
         ("anny", SHUT, 30, WITHOUT_EYES),
         ("anny", SHUT, 60, WITHOUT_EYES),

@@ -31,7 +31,7 @@ from fit3d.observe.base import Backend, LandmarkDetector, Landmarks, Observation
 from fit3d.photo import Photo
 from fit3d.render.overlay import BACKDROP
 from fit3d.render.shade import over, shade
-from fit3d.solve.fit import Face, face_geometry, fit_observations, visible_parts
+from fit3d.solve.fit import Face, fit_observations, geometry_at, visible_parts
 from fit3d.solve.objective import place_landmarks
 from fit3d.solve.problem import Parameters
 from fit3d.solve.result import Fit
@@ -191,7 +191,7 @@ def known_heads(
     names = model.expression_names
     groups: dict[str, list[int]] = {}
     for index, name in enumerate(names):
-        if not name.startswith("eyeLook") and name not in ("tongueOut", "mouthClose"):
+        if not name.startswith(("eyeLook", "neck")) and name not in ("tongueOut", "mouthClose"):
             groups.setdefault(name.removesuffix("Left").removesuffix("Right"), []).append(index)
     kinds = list(groups.values())
 
@@ -246,7 +246,7 @@ def observe_known(
 
     `noise_px` is the standard deviation in crop px, in which one pixel is about a millimetre.
     """
-    geometry = face_geometry(model, layout, config.device)
+    geometry = geometry_at(model, layout, config.device, head.identity, head.expression)
     pose = head.camera.cam_from_world.to(geometry.surface.mean)
     coefficients = torch.cat([head.identity, head.expression]).to(geometry.surface.mean)
     at = Parameters.of_one(coefficients, pose[:3, :3], pose[:3, 3], head.camera.focal_px, head.camera.principal_px)

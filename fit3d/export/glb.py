@@ -1,8 +1,9 @@
 """GLB (glTF 2.0): the neutral head as separate meshes with every expression as a morph target, and the photo's camera.
 
 Morph targets are sparse, since most expressions move a small region. Their names stand in each mesh's
-`extras.targetNames`, where Blender, three.js, Unity and Unreal look for them. The fitted coefficients are the meshes'
-default weights: the file opens with the expression of the photo, and shows the neutral head with all weights at 0.
+`extras.targetNames`, where Blender, three.js, Unity and Unreal look for them. `extras.arkitResiduals` tells which of
+them are ARKit's only nearly, and how nearly. The fitted coefficients are the meshes' default weights: the file opens
+with the expression of the photo, and shows the neutral head with all weights at 0.
 glTF blends morph targets linearly. What turns about a joint (FLAME's jaw, neck and eyes) is exact for this person at
 weights 0 and 1 of one turn; between them it goes straight where the model goes along an arc, and two turns add up.
 
@@ -61,7 +62,8 @@ from torch import Tensor
 from fit3d.camera import Camera
 from fit3d.export.files import atomic_write
 from fit3d.morphable.arkit import arkit_shapes
-from fit3d.morphable.model import FILM_SUFFIX, MorphableModel
+from fit3d.morphable.model import MorphableModel
+from fit3d.morphable.pieces import PieceKind, piece_kind
 from fit3d.render.shade import weighted_normals
 
 STILL_M = 2e-6
@@ -74,6 +76,9 @@ TEXTURE_QUALITY = 95
 MaterialName = Literal["skin", "eye", "mouth", "film"]
 ROUGHNESS: dict[MaterialName, float] = {"skin": 0.6, "eye": 0.15, "mouth": 0.35, "film": 0.0}
 """How matt each material is, from 0, a mirror, to 1."""
+MATERIALS: dict[PieceKind, MaterialName] = {
+    **{"skin": "skin", "attached": "skin", "eye": "eye", "teeth": "mouth", "tongue": "mouth", "film": "film"}
+}
 FILM_OPACITY = 0.02
 """Films, such as tears, are there to shine, not to be seen."""
 
@@ -167,6 +172,10 @@ def glb_bytes(
         if moving:
             mesh.weights = [weights[index] for index in moving]
             mesh.extras = {"targetNames": [targets[index].name for index in moving]}
+            residuals = {targets[index].name: targets[index].residual for index in moving}
+            residuals = {name: round(value, 4) for name, value in residuals.items() if value is not None}
+            if residuals:
+                mesh.extras["arkitResiduals"] = residuals
         gltf.nodes[0].children.append(len(gltf.nodes))
         gltf.nodes.append(Node(name=piece.name, mesh=len(gltf.meshes)))
         gltf.meshes.append(mesh)
@@ -189,26 +198,35 @@ class MorphTarget:
     """(V, 3) float32, metres at weight 1."""
     touched: Tensor
     """(n,) int64: triangles of the model that change."""
+    residual: float | None = None
+    """Of a shape of ARKit's that is only nearly met: RMS of what is wrong, as a share of the shape's."""
 
     @property
     def own(self) -> bool:
-        """Whether it is one of the model's own expressions, rather than a sum of two by ARKit's name."""
-        return len(self.shape) == 1
+        """Whether it is one of the model's own expressions, rather than made of them by ARKit's name."""
+        return len(self.shape) == 1 and self.residual is None
 
 
 @lru_cache(maxsize=1)
 def morph_targets(model: MorphableModel) -> tuple[MorphTarget, ...]:
-    """The model's own expressions, then ARKit's shapes that are sums of them: those start at weight 0, because the
-    fitted sides may differ."""
+    """The model's own expressions, then ARKit's shapes that are sums of them, then those that combinations of them
+    nearly are. Only the first start at the fitted weights: they are the fit, and its sides may differ."""
     own = [(name, (index,)) for index, name in enumerate(model.expression_names)]
     sums = [(name, shape) for name, shape in arkit_shapes(model.expression_names).items() if len(shape) > 1]
     triangles = torch.from_numpy(model.triangles.astype(np.int64))
     found = []
-    for name, shape in (*own, *sums):
-        offset = model.expression[list(shape)].sum(0)
+    offsets: list[tuple[str, tuple[int, ...], Tensor, float | None]]
+    offsets = [(name, shape, model.expression[list(shape)].sum(0), None) for name, shape in (*own, *sums)]
+    for name, each in model.arkit.items():
+        coefficients = torch.tensor(each.coefficients, dtype=model.expression.dtype)
+        shape = tuple(torch.nonzero(coefficients).squeeze(1).tolist())
+        offset = torch.einsum("l,lvc->vc", coefficients, model.expression)
+        offsets.append((name, shape, offset, each.residual))
+    for name, shape, offset, residual in offsets:
         moved = offset.abs().amax(1) > STILL_M
         if bool(moved.any()):
-            found.append(MorphTarget(name, shape, offset, torch.nonzero(moved[triangles].any(1)).squeeze(1)))
+            touched = torch.nonzero(moved[triangles].any(1)).squeeze(1)
+            found.append(MorphTarget(name, shape, offset, touched, residual))
     return tuple(found)
 
 
@@ -246,11 +264,7 @@ def pieces(model: MorphableModel) -> tuple[Piece, ...]:
 
 def material_of(object_name: str) -> MaterialName:
     """What a piece of a head is made of, by its name."""
-    if object_name.endswith(FILM_SUFFIX):
-        return "film"
-    if "eye" in object_name:
-        return "eye"
-    return "mouth" if any(word in object_name for word in ("teeth", "gum", "tongue")) else "skin"
+    return MATERIALS[piece_kind(object_name)]
 
 
 def _material(kind: MaterialName) -> Material:

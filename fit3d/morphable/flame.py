@@ -1,17 +1,23 @@
-"""Reads FLAME 2020, 2023 and 2023 Open, and moves its jaw and eyes.
+"""Reads FLAME 2020, 2023 and 2023 Open.
 
 Li, Bolkart, Black, Li, Romero: Learning a model of facial shape and expression from 4D scans, SIGGRAPH Asia 2017. With
 shape b, expression e and pose t (a rotation for each of five joints: root, neck, jaw, left and right eye) a head is
 
     M(b, t, e) = W(T_P(b, t, e), J(b), t, S)                        (equation 1: linear blend skinning with weights S)
     T_P(b, t, e) = T + B_S(b) + B_P(t) + B_E(e)                     (equation 2)
-    B_P(t) = sum_n (R_n(t) - R_n(0)) P_n                            (equation 4: n over the 36 entries of the rotation
-                                                                    matrices of all joints but the root)
+    B_P(t) = sum_n (R_n(t) - R_n(0)) P_n                            (equation 4: pose correctives)
 
-The fit is linear so far, so a turn of jaw or eyes becomes an expression direction: the displacement of every vertex of
-the mean head, by all of the above, at a stated angle (`TURNS`), named as ARKit names it, with the coefficient bounded
-to 0 ... 1. It is exact for the mean head at 0 and 1. Errors elsewhere, in mm, for a point of the jaw 0.1 m from its
-joint and a point of an eyeball at 12 mm:
+of which `fit3d.morphable.articulation` computes W and B_P. FLAME's own code takes the joints J from shape and
+expression, so J(b, e), as is done here.
+
+The rotations of neck, jaw and eyes are expressions, named as ARKit names them where it does, with an angle at
+coefficient 1 (`TURNS`) and bounds: 0 ... 1, and -1 ... 1 for the neck. The root is the head's pose. A turn of the neck
+looks the same as a turn of the whole head but for the neck itself, which neither landmarks nor parts see: fits leave it
+at 0, and whoever poses a result may use it. FLAME's jaw does not slide, so there is no jawForward; the roll of jaw and
+eyes is left out.
+
+Where a linear model is needed, a turn is the displacement that it makes of the mean head. That is exact for the mean
+head at 0 and 1. Errors elsewhere, mm, for a point of the jaw 0.1 m from its joint and a point of an eyeball at 12 mm:
 
                                                                                    jaw     eye
     one turn at 1 (22.5 degrees open, 8 aside; eyes 30)                            0       0
@@ -19,9 +25,6 @@ joint and a point of an eyeball at 12 mm:
     two at 1 (open and aside; up and out)                                          2.7     1.6
     one at 1, on a head that differs there by d mm from the mean head, taken
     relative to the joint: 2 d sin(angle / 2)                                      0.4 d   0.5 d
-
-FLAME's jaw does not slide, so there is no jawForward; the neck and the roll of jaw and eyes are left out. Solving for
-the rotations themselves is left for later; `skin` is ready for it.
 
 Units are metres already, y up, z towards the viewer, +x to the person's left; the origin moves to midway between the
 eye joints.
@@ -31,14 +34,17 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from fit3d.errors import ModelFileError
 from fit3d.morphable.arrays import MOST_COMPONENTS, MOST_VERTICES, faces_of, ids, numbers
+from fit3d.morphable.articulation import Articulation
 from fit3d.morphable.raw import RawModel
 from fit3d.morphable.restricted_pickle import array_of, load_npz, load_pickle
 
@@ -51,19 +57,23 @@ NON_COMMERCIAL = (
 LICENCES: dict[FlameEdition, str] = {
     "2020": NON_COMMERCIAL,
     "2023": NON_COMMERCIAL,
-    "2023 Open": "Creative Commons Attribution 4.0: results may be sold, if FLAME and its authors are named.",
+    "2023 Open": "Creative Commons Attribution 4.0: results may be sold, if FLAME and its authors are named; not for "
+    "pornographic, fake, libellous, misleading or defamatory pictures.",
     "unknown": NON_COMMERCIAL,
 }
 JOINTS = ("root", "neck", "jaw", "left_eye", "right_eye")
-JAW, LEFT_EYE, RIGHT_EYE = 2, 3, 4
-IDENTITY_COUNT = 300
-"""Shape components at the front of `shapedirs`; the others, 100, are expressions. Both are standard normal."""
+NECK, JAW, LEFT_EYE, RIGHT_EYE = 1, 2, 3, 4
+LICENCE_URL = "https://flame.is.tue.mpg.de/modellicense.html"
+VERTICES = 5023
+IDENTITY_COUNT, EXPRESSION_COUNT = 300, 100
+"""Shape components at the front of `shapedirs`, and after them those of the expressions. Both are standard normal."""
 EXPRESSION_BOUND = 3.0
 """Standard deviations."""
 STILL_M = 1e-6
 """A turn that moves no vertex further than this, metres, is left out: FLAME 2023 exists without jaw rotation."""
 
 _JAW_OPEN, _JAW_ASIDE, _EYE = math.radians(22.5), math.radians(8.0), math.radians(30.0)
+_NOD, _SHAKE, _TILT = math.radians(30.0), math.radians(45.0), math.radians(30.0)
 TURNS: dict[str, tuple[int, tuple[float, float, float]]] = {
     "jawOpen": (JAW, (_JAW_OPEN, 0.0, 0.0)),
     "jawLeft": (JAW, (0.0, _JAW_ASIDE, 0.0)),
@@ -76,8 +86,12 @@ TURNS: dict[str, tuple[int, tuple[float, float, float]]] = {
     "eyeLookInRight": (RIGHT_EYE, (0.0, _EYE, 0.0)),
     "eyeLookOutLeft": (LEFT_EYE, (0.0, _EYE, 0.0)),
     "eyeLookOutRight": (RIGHT_EYE, (0.0, -_EYE, 0.0)),
+    "neckPitch": (NECK, (_NOD, 0.0, 0.0)),
+    "neckYaw": (NECK, (0.0, _SHAKE, 0.0)),
+    "neckRoll": (NECK, (0.0, 0.0, _TILT)),
 }
-"""By ARKit's name: the joint and its rotation vector, radians, at coefficient 1."""
+"""By name: the joint and its rotation vector, radians, at coefficient 1. Positive turns of the neck look down, to the
+person's left, and put the head on the right shoulder."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,34 +114,22 @@ class Flame:
     """(T, 3) int64."""
 
 
-def skin(flame: Flame, vertices: np.ndarray, rotations: np.ndarray) -> np.ndarray:
-    """The posed head (V, 3): equations 1, 2 and 4 for an unposed head `vertices` (V, 3), T + B_S + B_E.
-
-    Args:
-        rotations: (J, 3) rotation vectors of the joints against their parents, radians, in the order of `JOINTS`.
-    """
-    from scipy.spatial.transform import Rotation
-
-    R = Rotation.from_rotvec(rotations).as_matrix()
-    joints = flame.joints_from_vertices @ vertices
-    posed = vertices + flame.pose @ (R[1:] - np.eye(3)).ravel()
-    # x -> A x + b of each joint: turns about the joint, then as its parent does
-    A, b = np.empty((len(R), 3, 3)), np.empty((len(R), 3))
-    for j, parent in enumerate(flame.parents):
-        A[j], b[j] = R[j], joints[j] - R[j] @ joints[j]
-        if parent >= 0:
-            A[j], b[j] = A[parent] @ A[j], A[parent] @ b[j] + b[parent]
-    blended = np.einsum("vj,jab->vab", flame.weights, A)
-    return np.einsum("vab,vb->va", blended, posed) + flame.weights @ b
-
-
-def turned(flame: Flame, vertices: np.ndarray, amounts: dict[str, float]) -> np.ndarray:
-    """The head (V, 3) with these `TURNS` at these amounts, 1 being the stated angle; rotation vectors add up."""
-    rotations = np.zeros((len(JOINTS), 3))
-    for name, amount in amounts.items():
-        joint, vector = TURNS[name]
-        rotations[joint] += amount * np.array(vector)
-    return skin(flame, vertices, rotations)
+def articulation_of(flame: Flame, turns: Sequence[str], components: int) -> Articulation:
+    """float64, in FLAME's own frame; the expressions are these `turns`, then `components` displacements."""
+    turned = [TURNS[name] for name in turns]
+    vectors = np.zeros((len(turned) + components, 3))
+    vectors[: len(turned)] = np.reshape([vector for _, vector in turned], (-1, 3))
+    return Articulation(
+        joints=JOINTS,
+        parents=flame.parents,
+        held=tuple(name for name in turns if TURNS[name][0] == NECK),
+        rest=torch.from_numpy(flame.joints_from_vertices @ flame.template),
+        joints_from_vertices=torch.from_numpy(flame.joints_from_vertices),
+        weights=torch.from_numpy(flame.weights),
+        correctives=torch.from_numpy(np.ascontiguousarray(np.moveaxis(flame.pose, 2, 0))),
+        turn_joint=torch.tensor([joint for joint, _ in turned] + [-1] * components, dtype=torch.int64),
+        turn_vector=torch.from_numpy(vectors),
+    )
 
 
 def read_flame(path: Path, name: str = "flame", edition: FlameEdition | None = None) -> RawModel:
@@ -145,14 +147,15 @@ def read_flame(path: Path, name: str = "flame", edition: FlameEdition | None = N
     template = flame.template
     joints = flame.joints_from_vertices @ template
     identity = min(IDENTITY_COUNT, flame.shape.shape[2])
-    names, displacements = [], []
-    for turn in TURNS:
-        displacement = turned(flame, template, {turn: 1.0}) - template
-        if np.abs(displacement).max() > STILL_M:
-            names.append(turn)
-            displacements.append(displacement)
     components = flame.shape.shape[2] - identity
-    bounds = [[0.0, 1.0]] * len(names) + [[-EXPRESSION_BOUND, EXPRESSION_BOUND]] * components
+    every = articulation_of(flame, tuple(TURNS), 0).pose(torch.eye(len(TURNS), dtype=torch.float64))
+    displacements = every.of(torch.from_numpy(template), torch.from_numpy(joints)).numpy() - template
+    moving = np.abs(displacements).max(axis=(1, 2)) > STILL_M
+    names = tuple(name for name, moves in zip(TURNS, moving, strict=True) if moves)
+    posed = articulation_of(flame, names, components)
+    bounds = [[-1.0 if name in posed.held else 0.0, 1.0] for name in names]
+    bounds += [[-EXPRESSION_BOUND, EXPRESSION_BOUND]] * components
+    origin = joints[[LEFT_EYE, RIGHT_EYE]].mean(axis=0)
     by_component = np.moveaxis(flame.shape, 2, 0)
     faces = faces_of(flame.triangles)
     # the eyeballs are pieces of their own and turn as a whole
@@ -162,9 +165,9 @@ def read_flame(path: Path, name: str = "flame", edition: FlameEdition | None = N
         version=edition,
         licence=LICENCES[edition],
         source=f"FLAME {edition} (Li et al. 2017, flame.is.tue.mpg.de), {path.name}",
-        mean=(template - joints[[LEFT_EYE, RIGHT_EYE]].mean(axis=0)).astype(np.float32),
+        mean=(template - origin).astype(np.float32),
         identity=by_component[:identity].astype(np.float32),
-        expression=np.stack([*displacements, *by_component[identity:]]).astype(np.float32),
+        expression=np.concatenate([displacements[moving], by_component[identity:]]).astype(np.float32),
         expression_names=(*names, *(f"expression_{k:02d}" for k in range(components))),
         expression_bounds=np.array(bounds, np.float32),
         faces=faces,
@@ -172,6 +175,7 @@ def read_flame(path: Path, name: str = "flame", edition: FlameEdition | None = N
         uv_faces=np.zeros_like(faces),
         objects=("head", "left_eyeball", "right_eyeball"),
         face_objects=np.select([moved_by == LEFT_EYE, moved_by == RIGHT_EYE], [1, 2], 0).astype(np.uint8),
+        articulation=replace(posed, rest=posed.rest - torch.from_numpy(origin)).to(torch.float32),
     )
 
 
@@ -211,7 +215,7 @@ def read_flame_arrays(path: Path) -> Flame:
             shape=shape,
             pose=numbers(arrays["posedirs"], "posedirs", (count, 3, 9 * (joints - 1))),
             joints_from_vertices=numbers(arrays["J_regressor"], "J_regressor", (joints, count)),
-            weights=weights,
+            weights=weights / weights.sum(axis=1, keepdims=True),
             parents=parents,
             triangles=ids(arrays["f"], "f", (None, 3), count),
         )

@@ -1,14 +1,16 @@
-"""The linear morphable face model, whatever file it came from."""
+"""The morphable face model, whatever file it came from."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fit3d.landmarks import LandmarkLayout
+from fit3d.morphable.arkit import Combination
+from fit3d.morphable.articulation import Articulation
 
 FILM_SUFFIX = "_film"
 """Ends the names of objects that one looks through."""
@@ -64,7 +66,8 @@ class PartAnnotation:
 
 @dataclass(frozen=True, eq=False)  # compared and hashed by identity, so that caches can hold it
 class MorphableModel:
-    """A face model with linear geometry, `mean + sum_k a_k identity_k + sum_l b_l expression_l`.
+    """A face model with linear geometry, `mean + sum_k a_k identity_k + sum_l b_l expression_l`, unless it has joints:
+    then this is the head that they pose, and expressions that are turns are left out of the sum.
 
     World frame of `fit3d.camera` (metres, y up, z towards the viewer, +x to the person's left).
     """
@@ -79,7 +82,7 @@ class MorphableModel:
     identity: Tensor
     """(K, V, 3) float32, metres per standard deviation: coefficients are standard normal in the population."""
     expression: Tensor
-    """(L, V, 3) float32, metres at coefficient 1."""
+    """(L, V, 3) float32, metres at coefficient 1; of a turn, the displacement that it makes of the mean head."""
     expression_names: tuple[str, ...]
     expression_bounds: Tensor
     """(L, 2) float32, lowest and highest coefficient."""
@@ -95,6 +98,10 @@ class MorphableModel:
     """(F,) uint8, index into `objects`."""
     annotation: PartAnnotation
     landmarks: dict[LandmarkLayout, LandmarkEmbedding]
+    articulation: Articulation | None = None
+    """Joints, where the model has some."""
+    arkit: dict[str, Combination] = field(default_factory=dict)
+    """By ARKit's names, shapes that no expression is but a combination of them nearly is."""
 
     @property
     def triangles(self) -> np.ndarray:
@@ -110,6 +117,53 @@ class MorphableModel:
 
     def vertices(self, identity: Tensor, expression: Tensor) -> Tensor:
         """Vertices (..., V, 3), metres, for coefficients identity (..., K) and expression (..., L)."""
+        if self.articulation is None:
+            return self.mean.to(identity) + self._offset(identity, expression)
+        offset = self._offset(identity, torch.where(self.articulation.is_turn, 0.0, expression))
+        pose = self.articulation.pose(expression)
+        return pose.of(self.mean.to(offset) + offset, self.articulation.joints_of(offset))
+
+    def linear_at(self, identity: Tensor, expression: Tensor) -> MorphableModel:
+        """The linear model with the same vertices and first derivatives at identity (K,) and expression (L,), in their
+        precision; a linear model itself.
+
+        Bounds stay, but those of the turns that a fit leaves as they are close around their coefficients.
+        """
+        joints = self.articulation
+        if joints is None:
+            return self
+        is_turn = joints.is_turn
+        offset = self._offset(identity, torch.where(is_turn, 0.0, expression))
+        unposed, places = self.mean.to(offset) + offset, joints.joints_of(offset)
+        pose = joints.pose(expression)
+
+        def moved(basis: Tensor) -> Tensor:
+            return pose.linear_part(basis, joints.joint_offset(basis))
+
+        columns = moved(self.expression.to(offset))
+        columns[is_turn] = joints.turn_rates(expression, unposed, places)
+        linear = replace(self, identity=moved(self.identity.to(offset)), expression=columns, articulation=None)
+        held = torch.tensor([name in joints.held for name in self.expression_names])
+        bounds = torch.where(held[:, None], expression[:, None].to(self.expression_bounds), self.expression_bounds)
+        mean = pose.of(unposed, places) - linear._offset(identity, expression)
+        return replace(linear, mean=mean, expression_bounds=bounds)
+
+    def morphing(self, neutral: Tensor) -> MorphableModel:
+        """The linear model for morph targets: each expression moves the head `neutral` (V, 3), metres, which has none,
+        as it does alone at coefficient 1; a linear model itself.
+
+        So a turn goes along the chord of its arc, and two turns of one joint, or of one and its parent, add up.
+        """
+        joints = self.articulation
+        if joints is None:
+            return self
+        alone = torch.eye(len(self.expression_names)).to(neutral)[joints.is_turn]
+        turned = joints.pose(alone).of(neutral, joints.joints_of(neutral - self.mean.to(neutral)))
+        expression = self.expression.clone()
+        expression[joints.is_turn] = (turned - neutral).to(expression)
+        return replace(self, expression=expression, articulation=None)
+
+    def _offset(self, identity: Tensor, expression: Tensor) -> Tensor:
+        """(..., V, 3) metres: the linear combination of the shapes."""
         offset = torch.einsum("...k,kvc->...vc", identity, self.identity.to(identity))
-        offset = offset + torch.einsum("...l,lvc->...vc", expression, self.expression.to(expression))
-        return self.mean.to(identity) + offset
+        return offset + torch.einsum("...l,lvc->...vc", expression, self.expression.to(expression))

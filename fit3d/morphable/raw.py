@@ -10,6 +10,7 @@ import torch
 
 from fit3d.errors import ModelFileError
 from fit3d.morphable.annotation import load_annotation
+from fit3d.morphable.articulation import Articulation
 from fit3d.morphable.model import MorphableModel
 
 
@@ -35,7 +36,8 @@ class RawModel:
     identity: np.ndarray
     """(K, V, 3) float32, metres per standard deviation."""
     expression: np.ndarray
-    """(L, V, 3) float32, metres at coefficient 1; L may be 0."""
+    """(L, V, 3) float32, metres at coefficient 1; L may be 0. Of a turn, the displacement that it makes of the mean
+    head."""
     expression_names: tuple[str, ...]
     expression_bounds: np.ndarray
     """(L, 2) float32, lowest and highest coefficient."""
@@ -51,6 +53,8 @@ class RawModel:
     """(F,) uint8, index into `objects`."""
     landmarks68: np.ndarray | None = None
     """(68,) int64, vertex id of each iBUG-68 landmark, where the model's makers give them."""
+    articulation: Articulation | None = None
+    """float32: joints, where the model has some."""
     sha256: str = ""
     """Of what was read: it tells two versions of a model's files apart."""
 
@@ -101,7 +105,7 @@ class RawModel:
             return f"its faces name {self.face_objects.max() + 1} objects, it has {len(self.objects)}"
         if self.landmarks68 is not None and not (0 <= self.landmarks68.min() <= self.landmarks68.max() < vertices):
             return f"its landmarks name vertices outside 0 ... {vertices - 1}"
-        return None
+        return None if self.articulation is None else self.articulation.problem(vertices, self.expression_names)
 
 
 def with_annotation(raw: RawModel, annotation: Path) -> MorphableModel:
@@ -129,4 +133,5 @@ def with_annotation(raw: RawModel, annotation: Path) -> MorphableModel:
         face_objects=raw.face_objects,
         annotation=parts,
         landmarks=landmarks,
+        articulation=raw.articulation,
     )
