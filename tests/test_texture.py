@@ -26,8 +26,9 @@ from fit3d.labels import (
 from fit3d.morphable.model import MorphableModel
 from fit3d.raster import rasterise
 from fit3d.render.atlas import PADDING, Atlas, make_atlas, triangulate
+from fit3d.render.light import to_linear, to_srgb
 from fit3d.render.shade import draw_textured, shade, three_quarter_camera, vertex_normals
-from fit3d.render.texture import project_texture
+from fit3d.render.texture import Texture, project_texture
 from fit3d.render.visibility import depth_map, faces_camera
 from synthetic import EYE_X, synthetic_camera, synthetic_identity, synthetic_model
 
@@ -85,8 +86,8 @@ def painted(labels: np.ndarray, colours: dict[int, tuple[int, int, int]]) -> np.
     return photo
 
 
-def at_texels(texture: np.ndarray, atlas: Atlas) -> np.ndarray:
-    return texture.reshape(-1, 3)[atlas.texels].astype(np.float32) / 255.0
+def at_texels(texture: Texture, atlas: Atlas) -> np.ndarray:
+    return texture.image.reshape(-1, 3)[atlas.texels].astype(np.float32) / 255.0
 
 
 def slopes(points: np.ndarray) -> np.ndarray:
@@ -322,7 +323,7 @@ def test_eyes_that_are_closed_look_ahead(model: MorphableModel, atlas: Atlas) ->
     front, back = places[:, 2] > 0.0115, places[:, 2] < 0.0
     assert texture[ball][front].max() < 0.4
     assert texture[ball][np.argmax(places[:, 2])].max() < 0.15
-    assert texture[ball][back].min() > 0.7
+    assert texture[ball][back].min() > 0.65  # white, a little of the skin's tint
 
 
 def test_teeth_are_read_through_the_open_mouth_only(model: MorphableModel, atlas: Atlas) -> None:
@@ -355,8 +356,8 @@ def test_nothing_to_see_gives_a_whole_texture(model: MorphableModel, atlas: Atla
         labels = labels[:1, :1]
     photo = painted(labels, dict.fromkeys(range(12), tuple(int(c) for c in BARE)))
     texture = project_texture(photo, vertices, model, camera, labels, SIZE)
-    assert texture.shape == (SIZE, SIZE, 3)
-    assert texture.dtype == np.uint8
+    assert texture.image.shape == (SIZE, SIZE, 3)
+    assert texture.image.dtype == np.uint8
     skin = at_texels(texture, atlas)[(atlas.face_object == 0) & ~atlas.inner]
     # some skin colour everywhere: red above green above blue
     assert (skin[:, 0] > skin[:, 1]).all()
@@ -381,7 +382,141 @@ def test_the_same_bytes_twice(model: MorphableModel, vertices: Tensor) -> None:
     photo = render(model, vertices, camera, slopes)
     first = project_texture(photo, vertices, model, camera, labels, 256)
     second = project_texture(photo.copy(), vertices.clone(), model, camera, labels, 256)
-    assert np.array_equal(first, second)
+    assert np.array_equal(first.image, second.image)
+
+
+def lamp(normals: np.ndarray) -> np.ndarray:
+    """(N, 3) linear light: a lamp from the person's left, warm, over weak light from everywhere."""
+    towards = np.array([0.75, 0.25, 0.6]) / np.linalg.norm([0.75, 0.25, 0.6])
+    return (normals @ towards).clip(0.0)[:, None] * [0.75, 0.65, 0.5] + [0.25, 0.27, 0.3]
+
+
+def lit_photo(model: MorphableModel, vertices: Tensor, camera: Camera, labels: np.ndarray) -> np.ndarray:
+    """Bare skin under `lamp`, with dark brows and no other mark."""
+    triangles = torch.from_numpy(model.triangles).long()
+    cam = camera.to_cam(vertices)
+    seen = rasterise(camera.project(vertices), cam[:, 2], triangles, camera.height, camera.width)
+    covered = seen.triangle >= 0
+    corners = vertex_normals(vertices, triangles)[triangles[seen.triangle[covered]]]
+    normals = (corners * seen.barycentric[covered][..., None]).sum(1).numpy()
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    albedo = np.tile(to_linear(BARE / 255.0), (len(normals), 1))
+    albedo[np.isin(labels[covered.numpy()], (LEFT_EYEBROW, RIGHT_EYEBROW))] *= 0.15
+    photo = np.full((camera.height, camera.width, 3), 40, np.uint8)
+    photo[covered.numpy()] = np.rint(255.0 * to_srgb(albedo * lamp(normals)))
+    return photo
+
+
+def skin_spread(texture: Texture, atlas: Atlas) -> float:
+    """How much bare skin of the face varies: deviation of its log linear brightness."""
+    skin = atlas.from_vertices @ (atlas.label == SKIN).astype(np.float32) > 0.99
+    return float(np.log(to_linear(at_texels(texture, atlas)[skin]).mean(1)).std())
+
+
+@pytest.mark.parametrize("yaw", [0.0, 40.0])
+def test_delight_gives_the_skin_its_one_colour_back(
+    model: MorphableModel, atlas: Atlas, vertices: Tensor, yaw: float
+) -> None:
+    camera = synthetic_camera(600, 750, yaw_deg=yaw)
+    labels = label_image(model, vertices, camera)
+    photo = lit_photo(model, vertices, camera, labels)
+    lit = project_texture(photo, vertices, model, camera, labels, SIZE)
+    even = project_texture(photo, vertices, model, camera, labels, SIZE, delight=True)
+    assert skin_spread(lit, atlas) > 0.1
+    assert skin_spread(even, atlas) < 0.4 * skin_spread(lit, atlas)
+    # the colours of the light are gone too: one tint, that of the skin on the whole
+    skin = atlas.from_vertices @ (atlas.label == SKIN).astype(np.float32) > 0.99
+    tint = to_linear(at_texels(even, atlas)[skin])
+    assert np.std(np.log(tint[:, 0] / tint[:, 2])) < 0.04
+    # brows are no shadow
+    for brow in (LEFT_EYEBROW, RIGHT_EYEBROW):
+        inside = atlas.from_vertices @ (atlas.label == brow).astype(np.float32) > 0.99
+        assert np.median(at_texels(even, atlas)[inside].mean(1)) < 0.7 * np.median(at_texels(even, atlas)[skin].mean(1))
+    assert even.light is not None and even.light.coefficients.shape == (9, 3)
+
+
+def test_what_is_mirrored_is_lit_as_its_own_side_is(model: MorphableModel, atlas: Atlas, vertices: Tensor) -> None:
+    """A head turned away, lit from the side that is seen: the other side is not as bright, but has its brow."""
+    camera = synthetic_camera(600, 750, yaw_deg=45.0)
+    labels = label_image(model, vertices, camera)
+    texture = at_texels(
+        project_texture(lit_photo(model, vertices, camera, labels), vertices, model, camera, labels, SIZE), atlas
+    )
+    triangles = torch.from_numpy(model.triangles).long()
+    normals = vertex_normals(vertices, triangles).numpy().astype(np.float32)
+    across = atlas.from_vertices @ normals
+    skin = atlas.from_vertices @ (atlas.label == SKIN).astype(np.float32) > 0.99
+    front, far = (
+        skin & (across[:, 0] > 0.35) & (across[:, 2] > 0.5),
+        skin & (across[:, 0] < -0.35) & (across[:, 2] > 0.5),
+    )
+    truth = to_srgb(to_linear(BARE / 255.0) * lamp(np.array([[-0.5, 0.0, 0.85]])))[0].mean()
+    assert abs(np.median(texture[far].mean(1)) - truth) < 0.1
+    assert np.median(texture[far].mean(1)) < np.median(texture[front].mean(1)) - 0.08
+    brow = atlas.from_vertices @ (atlas.label == RIGHT_EYEBROW).astype(np.float32) > 0.99
+    assert np.median(texture[brow].mean(1)) < 0.75 * np.median(texture[far].mean(1))
+
+
+def test_rims_and_strands_that_the_labels_miss_are_left_out(
+    model: MorphableModel, atlas: Atlas, vertices: Tensor
+) -> None:
+    camera = synthetic_camera(600, 750)
+    labels = label_image(model, vertices, camera)
+    photo = painted(labels, dict.fromkeys(range(1, 12), tuple(int(c) for c in BARE)))
+    clean = at_texels(project_texture(photo, vertices, model, camera, labels, SIZE), atlas)
+    # half way from the brows to the hair
+    brows = np.flatnonzero(np.isin(labels, (LEFT_EYEBROW, RIGHT_EYEBROW)).any(1))[0]
+    row = (brows + np.flatnonzero(labels[:brows, 300] == SKIN)[0]) // 2
+    strand = photo.copy()
+    strand[row - 3 : row + 3, 200:400] = (30, 20, 15)
+    assert (labels[row - 3 : row + 3, 280:320] == SKIN).all()
+    texture = at_texels(project_texture(strand, vertices, model, camera, labels, SIZE), atlas)
+    skin = atlas.from_vertices @ (atlas.label == SKIN).astype(np.float32) > 0.99
+    assert np.abs(texture[skin] - clean[skin]).max() < 0.06
+
+
+@pytest.mark.parametrize("delight", [False, True])
+def test_no_seam_where_islands_meet(model: MorphableModel, atlas: Atlas, vertices: Tensor, delight: bool) -> None:
+    """A point on a UV border has the same colour on both sides."""
+    camera = synthetic_camera(600, 750, yaw_deg=25.0)
+    labels = label_image(model, vertices, camera)
+    photo = lit_photo(model, vertices, camera, labels)
+    image = project_texture(photo, vertices, model, camera, labels, SIZE, delight).image.astype(np.float32)
+    corners, uv = model.faces, model.uv_faces
+    head = model.face_objects == model.objects.index("head")
+    quads = head & (corners[:, 3] >= 0)
+    sides: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for face, of in zip(corners[quads].tolist(), uv[quads].tolist(), strict=True):
+        for k in range(4):
+            a, b = (face[k], of[k]), (face[(k + 1) % 4], of[(k + 1) % 4])
+            (i, s), (j, t) = sorted([a, b])
+            sides.setdefault((i, j), []).append((s, t))
+    seams = [pair for pair in sides.values() if len(pair) == 2 and set(pair[0]) != set(pair[1])]
+    assert len(seams) > 10
+    off = []
+    for share in (0.25, 0.5, 0.75):
+        read = []
+        for side in (0, 1):
+            place = np.array([(1 - share) * model.uv[p[side][0]] + share * model.uv[p[side][1]] for p in seams])
+            column, row = (place * [1, -1] + [0, 1]).T * SIZE
+            read.append(image[row.astype(int).clip(0, SIZE - 1), column.astype(int).clip(0, SIZE - 1)])
+        off.append(np.abs(read[0] - read[1]).max(1))
+    assert np.max(off) <= 8.0
+
+
+def test_the_same_bytes_on_one_thread_and_on_two(model: MorphableModel, vertices: Tensor) -> None:
+    camera = synthetic_camera(300, 380, yaw_deg=20.0)
+    labels = label_image(model, vertices, camera)
+    photo = lit_photo(model, vertices, camera, labels)
+    before = torch.get_num_threads()
+    try:
+        images = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            images.append(project_texture(photo, vertices, model, camera, labels, 256, delight=True).image)
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(images[0], images[1])
 
 
 def test_depth_map_sees_the_front_and_not_the_back(model: MorphableModel, vertices: Tensor) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from scipy import sparse
 from scipy.spatial import cKDTree
 
-from fit3d.labels import OTHER
+from fit3d.labels import INNER_MOUTH, LEFT_EYE, OTHER, RIGHT_EYE
 from fit3d.morphable.model import MorphableModel
 
 PADDING = 12
@@ -17,6 +18,15 @@ PADDING = 12
 
 LARGEST_MIRROR_ERROR = 0.004
 """Vertices without a mirrored partner within this distance, metres, have none."""
+
+FACE_LABELS = tuple(range(RIGHT_EYE, INNER_MOUTH + 1))
+"""Labels of what belongs to a face: neither hair nor ears, neck or things in front."""
+
+FACE, BESIDE, EYE, MOUTH = 0, 1, 2, 3
+"""Kinds of surface: skin of the face; ears, neck and scalp; eyeballs; teeth, tongue and the mouth's cavity."""
+
+CHUNK = 1 << 18
+"""Texels that are worked on at a time; bounds memory only."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +39,18 @@ class Atlas:
     """(N,) int64 flat ids of the texels on the model, ascending."""
     from_vertices: sparse.csr_matrix
     """(N, V) float32: `from_vertices @ values` interpolates vertex values (V, C) at the texels."""
-    face_object: np.ndarray
-    """(N,) uint8, index into the model's `objects`."""
-    inner: np.ndarray
-    """(N,) bool: on the head but not on its outer surface (mouth cavity, eye sockets)."""
+    triangle: np.ndarray
+    """(N,) int32: the triangle that each texel lies on."""
+    triangles: np.ndarray
+    """(T, 3) int32 vertex ids."""
+    triangle_object: np.ndarray
+    """(T,) uint8, index into the model's `objects`."""
+    triangle_inner: np.ndarray
+    """(T,) bool: of the head but not of its outer surface (mouth cavity, eye sockets)."""
+    kind: np.ndarray
+    """(N,) uint8: FACE, BESIDE, EYE or MOUTH."""
+    texels_around: np.ndarray
+    """(V,) float32: sum of the weights by which each vertex enters its texels."""
     padding: np.ndarray
     """(M,) int64 flat ids of the texels just beyond the islands."""
     padding_source: np.ndarray
@@ -43,8 +61,33 @@ class Atlas:
     """(V,) uint8: the part of each vertex by the model's annotation, 'other' away from the face."""
     inner_mouth: np.ndarray
     """(V,) bool: vertices of the mouth cavity."""
+    lids: np.ndarray
+    """(V,) bool: vertices of the lids' rims and between them."""
     edges: np.ndarray
     """(E, 2) int32: vertex ids of the mesh edges, without the diagonals of quads."""
+
+    @property
+    def face_object(self) -> np.ndarray:
+        """(N,) uint8, index into the model's `objects`."""
+        return np.asarray(self.triangle_object[self.triangle])
+
+    @property
+    def inner(self) -> np.ndarray:
+        """(N,) bool: on the head but not on its outer surface."""
+        return np.asarray(self.triangle_inner[self.triangle])
+
+    def at(self, texels: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """(n, C): vertex values (V, C) interpolated at some `texels` (n,)."""
+        return np.asarray(self.from_vertices[texels] @ values)
+
+    def rows(self, first: int, last: int) -> Any:
+        """`from_vertices[first:last]` without a copy."""
+        matrix = self.from_vertices
+        start, stop = int(matrix.indptr[first]), int(matrix.indptr[last])
+        return sparse.csr_matrix(
+            (matrix.data[start:stop], matrix.indices[start:stop], matrix.indptr[first : last + 1] - start),
+            shape=(last - first, matrix.shape[1]),
+        )
 
 
 @lru_cache(maxsize=1)
@@ -52,34 +95,66 @@ def make_atlas(model: MorphableModel, size: int) -> Atlas:
     """Rasterise the model's UV layout into a texture of `size` x `size` texels. Where islands overlap, the later
     triangle wins. The last atlas is kept for the next photo."""
     quads = model.faces[:, 3] >= 0
-    triangles = model.triangles.astype(np.int64)
+    triangles = model.triangles
     uv_triangles = triangulate(model.uv_faces)
     objects = np.concatenate([model.face_objects, model.face_objects[quads]])
     owner = _fill(model.uv[uv_triangles], size)
     texels = np.flatnonzero(owner >= 0)
     owner = owner[texels]
-    weights = _uv_weights(model.uv[uv_triangles[owner]], texels, size)
     count = len(texels)
+    weights, corners = np.empty((count, 3), np.float32), np.empty((count, 3), np.int32)
+    for start in range(0, count, CHUNK):
+        some = slice(start, start + CHUNK)
+        weights[some] = _uv_weights(model.uv[uv_triangles[owner[some]]], texels[some], size)
+        corners[some] = triangles[owner[some]]
     from_vertices = sparse.csr_matrix(
-        (weights.ravel(), triangles[owner].astype(np.int32).ravel(), np.arange(0, 3 * count + 1, 3, dtype=np.int32)),
+        (weights.ravel(), corners.ravel(), np.arange(0, 3 * count + 1, 3, dtype=np.int32)),
         shape=(count, len(model.mean)),
     )
     inner_vertex = _inner_vertices(model)
+    inner_mouth, label = _of_mouth(model, inner_vertex), _vertex_labels(model)
     padding, padding_source = _padding(texels, size)
     edges = _edges(model.faces)
     return Atlas(
         size=size,
         texels=texels,
         from_vertices=from_vertices,
-        face_object=objects[owner],
-        inner=inner_vertex[triangles].any(1)[owner],
+        triangle=owner,
+        triangles=triangles,
+        triangle_object=objects,
+        triangle_inner=inner_vertex[triangles].any(1),
+        kind=_kinds(model, corners, weights, objects[owner], label, inner_mouth),
+        texels_around=np.bincount(corners.ravel(), weights.ravel(), len(model.mean)).astype(np.float32),
         padding=padding,
         padding_source=padding_source,
         mirror=_mirror(model.mean.double().numpy(), edges),
-        label=_vertex_labels(model),
-        inner_mouth=_of_mouth(model, inner_vertex),
+        label=label,
+        inner_mouth=inner_mouth,
+        lids=_lids(model, label),
         edges=edges,
     )
+
+
+def _kinds(
+    model: MorphableModel,
+    corners: np.ndarray,
+    weights: np.ndarray,
+    face_object: np.ndarray,
+    label: np.ndarray,
+    inner_mouth: np.ndarray,
+) -> np.ndarray:
+    """(N,) uint8: kind of the texels between vertices `corners` (N, 3) by `weights` (N, 3)."""
+    head = head_object(model)
+    by_object = [FACE if k == head else EYE if "eye" in name else MOUTH for k, name in enumerate(model.objects)]
+    kind = np.array(by_object, np.uint8)[face_object]
+    beside = ~np.isin(label, FACE_LABELS)
+    for start in range(0, len(kind), CHUNK):
+        some = slice(start, start + CHUNK)
+        part, corner, weight = kind[some], corners[some], weights[some]
+        skin = part == FACE
+        part[skin & ((beside[corner] * weight).sum(1) > 0.5)] = BESIDE
+        part[skin & ((inner_mouth[corner] * weight).sum(1) > 0.99)] = MOUTH
+    return kind
 
 
 def triangulate(faces: np.ndarray) -> np.ndarray:
@@ -222,6 +297,15 @@ def _vertex_labels(model: MorphableModel) -> np.ndarray:
     best = model.annotation.fields.argmax(0)[surface]
     labels[surface] = model.annotation.field_labels[best].numpy()
     return labels
+
+
+def _lids(model: MorphableModel, label: np.ndarray) -> np.ndarray:
+    """(V,) bool, see `Atlas.lids`; `label` (V,)."""
+    lids = np.isin(label, (RIGHT_EYE, LEFT_EYE))
+    for name in ("right_eye", "left_eye"):
+        for rim in model.annotation.rims.get(name, ()):
+            lids[rim.numpy()] = True
+    return lids
 
 
 def _of_mouth(model: MorphableModel, inner_vertex: np.ndarray) -> np.ndarray:

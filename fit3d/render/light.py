@@ -29,15 +29,31 @@ class Light:
 
     coefficients: np.ndarray
     """(9, 3) float64 of `harmonics`, for linear red, green and blue; the shading of all seen skin is 1 on average."""
+    darkest: np.ndarray
+    """(3,) the least shading of any skin that was seen."""
+    brightest: np.ndarray
+    """(3,) the most."""
 
     def shading(self, normals: np.ndarray) -> np.ndarray:
-        """(N, 3) linear light on unit `normals` (N, 3), world; 1 is the average over the skin seen."""
-        return np.asarray((harmonics(normals) @ self.coefficients).clip(LEAST_SHADING, MOST_SHADING))
+        """(N, 3) linear light on unit `normals` (N, 3), world; 1 is the average over the skin seen.
+
+        Never beyond what was seen: harmonics may swing anywhere on the side that the photo does not show.
+        """
+        return np.asarray((harmonics(normals) @ self.coefficients).clip(self.darkest, self.brightest))
 
     def removed(self, rgb: np.ndarray, normals: np.ndarray) -> np.ndarray:
         """(N, 3) float32 sRGB in [0, 1]: colours `rgb` (N, 3), sRGB, as they were in even light."""
-        even = to_linear(rgb) / self.shading(normals)
-        return np.asarray(to_srgb(even), np.float32)
+        return even_out(rgb, self.shading(normals))
+
+
+def even_out(rgb: np.ndarray, shading: np.ndarray) -> np.ndarray:
+    """(N, 3) float32 sRGB in [0, 1]: colours `rgb` (N, 3) under linear `shading` (N, 3) as they were in even light."""
+    return np.asarray(to_srgb(to_linear(rgb) / shading), np.float32)
+
+
+def relight(rgb: np.ndarray, shading: np.ndarray) -> np.ndarray:
+    """(N, 3) float32 sRGB in [0, 1]: the inverse of `even_out`, but for what is clipped."""
+    return np.asarray(to_srgb(to_linear(rgb.clip(0.0, 1.0)) * shading), np.float32)
 
 
 def harmonics(normals: np.ndarray) -> np.ndarray:
@@ -62,11 +78,16 @@ def estimate_light(rgb: np.ndarray, normals: np.ndarray, weight: np.ndarray) -> 
     some = np.flatnonzero(weight > 0.0)
     if len(some) < FEWEST_SAMPLES:
         return None
-    colour, basis, trust = to_linear(rgb[some]), harmonics(normals[some]), weight[some].astype(np.float64)
+    colour, basis, trust = (
+        to_linear(np.asarray(rgb[some], np.float64)),
+        harmonics(normals[some]),
+        weight[some].astype(np.float64),
+    )
     mean = (trust[:, None] * colour).sum(0) / trust.sum()
     seen = colour / np.maximum(mean, 1e-4)
     ridge = np.repeat(ORDER_PULL, (1, 3, 5)) * trust.sum()
-    columns = []
+    columns, darkest, brightest = [], [], []
+    sure = trust >= 0.5 * trust.max()
     for channel in seen.T:
         solution = np.zeros(9)
         solution[0] = 1.0
@@ -77,17 +98,21 @@ def estimate_light(rgb: np.ndarray, normals: np.ndarray, weight: np.ndarray) -> 
             robust = trust / expected**2 * (OUTLIER**2 / (error + OUTLIER**2)) ** 2
             weighted = basis * robust[:, None]
             solution = np.linalg.solve(weighted.T @ basis + np.diag(ridge), weighted.T @ channel)
-        columns.append(solution / max(float((trust * (basis @ solution)).sum() / trust.sum()), 1e-3))
-    return Light(np.stack(columns, 1))
+        solution = solution / max(float((trust * (basis @ solution)).sum() / trust.sum()), 1e-3)
+        columns.append(solution)
+        shown = (basis[sure] @ solution).clip(LEAST_SHADING, MOST_SHADING)
+        darkest.append(shown.min())
+        brightest.append(shown.max())
+    return Light(np.stack(columns, 1), np.array(darkest), np.array(brightest))
 
 
 def to_linear(srgb: np.ndarray) -> np.ndarray:
-    """Linear light, float64, of sRGB values in [0, 1] (IEC 61966-2-1)."""
-    values = np.asarray(srgb, np.float64)
+    """Linear light of sRGB values in [0, 1] (IEC 61966-2-1), in the floating type of `srgb`."""
+    values = np.asarray(srgb)
     return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
 
 
 def to_srgb(linear: np.ndarray) -> np.ndarray:
-    """sRGB values in [0, 1] of linear light."""
-    values = np.asarray(linear, np.float64).clip(0.0, 1.0)
+    """sRGB values in [0, 1] of linear light, in the floating type of `linear`."""
+    values = np.asarray(linear).clip(0.0, 1.0)
     return np.where(values <= 0.0031308, 12.92 * values, 1.055 * values ** (1.0 / 2.4) - 0.055)

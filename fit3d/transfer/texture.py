@@ -12,7 +12,8 @@ from fit3d.annotate.mesh import Mesh, triangles_of
 from fit3d.labels import SKIN
 from fit3d.morphable.model import MorphableModel
 from fit3d.render.atlas import Atlas, make_atlas, triangulate
-from fit3d.render.texture import DEFAULT_SKIN, FLAT_COLOUR, MOUTH, NEIGHBOUR_COLOUR, TEETH, TONGUE, place_texels
+from fit3d.render.colours import DEFAULT_SKIN, FLAT_COLOUR, MOUTH, NEIGHBOUR_COLOUR, TEETH, TONGUE
+from fit3d.render.texture import place_texels
 from fit3d.transfer.person import Head
 from fit3d.transfer.pieces import PieceKind, piece_kinds
 
