@@ -33,6 +33,7 @@ ROOMS = (
     "transfer",
     "pipeline",
     "evaluate",
+    "view",
     "commands",
     "__main__",
 )

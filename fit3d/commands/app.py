@@ -36,6 +36,7 @@ from fit3d.commands.models import (
 )
 from fit3d.commands.observe import observe_command
 from fit3d.commands.transfer import models_transfer_command
+from fit3d.commands.view import view_command
 from fit3d.commands.weights import weights_list_command, weights_pull_command, weights_verify_command
 from fit3d.errors import Fit3dError
 
@@ -64,6 +65,7 @@ evaluate_app = typer.Typer(help="Measures how good fits are.", no_args_is_help=T
 
 app.command("fit")(fit_command)
 app.command("observe")(observe_command)
+app.command("view")(view_command)
 app.add_typer(models_app, name="models")
 models_app.command("list")(models_list_command)
 models_app.command("info")(models_info_command)

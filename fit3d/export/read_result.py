@@ -1,4 +1,4 @@
-"""Reads `<stem>.json` back: the parameters, camera and photo of a fit, checked, whoever wrote the file."""
+"""Reads `<stem>.json` back: parameters of a fit or a transfer, camera and photo of a fit; checked, whoever wrote it."""
 
 from __future__ import annotations
 
@@ -27,13 +27,16 @@ FURTHEST_SD = 50.0
 """Largest identity coefficient that is taken, standard deviations: one beyond it was not written by a fit."""
 BEYOND_BOUNDS = 1e-3
 """How far beyond the model's bounds a written expression may lie."""
+OBSERVATION_ENDINGS = ("_landmarks.json", "_labelme.json")
+"""Of the JSON files in a folder that `fit3d observe` wrote."""
+NO_FIT = "holds an observation, not a fit; `fit3d fit` makes one of its photo"
 RIGID = 1e-4
 """How far the rotation of a written pose may be from one."""
 
 
 @dataclass(frozen=True)
-class StoredFit:
-    """What the JSON of a fit tells, checked as far as that can be done without the face model."""
+class StoredParameters:
+    """The head that a result's JSON tells of, checked as far as that can be done without the face model."""
 
     path: Path
     """Of the JSON."""
@@ -45,13 +48,6 @@ class StoredFit:
     """Standard deviations."""
     expression: dict[str, float]
     """Coefficients by name."""
-    camera: Camera
-    """Of the whole photo."""
-    photo_path: str
-    """As the user wrote it."""
-    photo_sha256: str
-    status: str
-    """'ok' or 'poor'."""
 
     @property
     def stem(self) -> str:
@@ -83,6 +79,19 @@ class StoredFit:
         return torch.tensor(self.identity, dtype=torch.float64), torch.tensor(strengths, dtype=torch.float64)
 
 
+@dataclass(frozen=True)
+class StoredFit(StoredParameters):
+    """What the JSON of a fit tells besides."""
+
+    camera: Camera
+    """Of the whole photo."""
+    photo_path: str
+    """As the user wrote it."""
+    photo_sha256: str
+    status: str
+    """'ok' or 'poor'."""
+
+
 def result_paths(path: str | Path) -> list[Path]:
     """The JSON files of the results at `path`: of one result (its folder or JSON), or of a folder of results, by name.
 
@@ -103,9 +112,22 @@ def result_paths(path: str | Path) -> list[Path]:
         if not entry.name.startswith(".") and entry.is_dir()
         if (json_path := path / entry.name / f"{entry.name}.json").is_file()
     )
-    if not found:
-        raise UsageError(f"{path}: no result here; expected {name}.json, or folders that `fit3d fit` wrote")
-    return found
+    if found:
+        return found
+    others = [each for each in path.glob("*.json") if not each.name.endswith(OBSERVATION_ENDINGS)]
+    if len(others) == 1:  # somebody gave the folder another name
+        return others
+    if any(path.glob(f"*{OBSERVATION_ENDINGS[0]}")):
+        raise UsageError(f"{path}: {NO_FIT}")
+    raise UsageError(f"{path}: no result here; expected {name}.json, or folders that `fit3d fit` wrote")
+
+
+def result_path(path: str | Path) -> Path:
+    """The JSON file of the one result at `path`. Raises UsageError where there is none, or several."""
+    found = result_paths(path)
+    if len(found) > 1:
+        raise UsageError(f"{path}: holds {len(found)} results; give the folder of one, such as {found[0].parent}")
+    return found[0]
 
 
 def read_json(path: Path) -> tuple[dict[str, Any], str]:
@@ -125,6 +147,8 @@ def read_json(path: Path) -> tuple[dict[str, Any], str]:
         content = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not JSON ({error}); expected a result of `fit3d fit`") from error
+    if isinstance(content, dict) and "landmarks_px" in content and "parameters" not in content:
+        raise UsageError(f"{path}: {NO_FIT}")
     if not isinstance(content, dict) or "schema" not in content or "parameters" not in content:
         raise UsageError(f"{path}: not a result of `fit3d fit`")
     if content["schema"] != SCHEMA_VERSION:
@@ -143,24 +167,34 @@ def read_fit(path: Path) -> StoredFit:
     content, digest = read_json(path)
     if content.get("kind") is not None:
         raise UsageError(f"{path}: the result of a {content['kind']!r}, expected one of `fit3d fit`")
+    return StoredFit(
+        **vars(parameters_of(content, path, digest)),
+        camera=_camera(content, path),
+        photo_path=value_at(content, path, "photo", "path", kind=str),
+        photo_sha256=value_at(content, path, "photo", "sha256", kind=str),
+        status=value_at(content, path, "status", kind=str),
+    )
+
+
+def parameters_of(content: dict[str, Any], path: Path, digest: str) -> StoredParameters:
+    """The head that the content of a result's JSON tells of, as `read_json` gives both. Raises UsageError."""
     identity = value_at(content, path, "parameters", "identity", kind=list)
     if not all(is_finite(value) and abs(value) <= FURTHEST_SD for value in identity):
-        raise UsageError(f"{path}: 'parameters.identity' holds something else than numbers within {FURTHEST_SD:g}")
+        raise UsageError(
+            f"{path}: 'parameters.identity' is damaged, expected finite numbers of at most {FURTHEST_SD:g} standard "
+            "deviations; fit the photo again"
+        )
     expression = value_at(content, path, "parameters", "expression", kind=dict)
     for name, value in expression.items():
         if not is_finite(value):
             raise UsageError(f"{path}: expression {name} is {value!r}, expected a finite number")
-    return StoredFit(
+    return StoredParameters(
         path=path,
         sha256=digest,
         model_name=value_at(content, path, "model", "name", kind=str),
         model_version=value_at(content, path, "model", "version", kind=str),
         identity=tuple(map(float, identity)),
         expression={str(name): float(value) for name, value in expression.items()},
-        camera=_camera(content, path),
-        photo_path=value_at(content, path, "photo", "path", kind=str),
-        photo_sha256=value_at(content, path, "photo", "sha256", kind=str),
-        status=value_at(content, path, "status", kind=str),
     )
 
 
