@@ -263,9 +263,8 @@ def test_paths_follow_edges_and_lines() -> None:
     assert mesh.path(edges[:0], mesh.traits[row], (int(row[0]), int(row[-1])), 0.0007) == []
 
 
-@pytest.fixture(scope="module")
-def facekit(shared_models: Path) -> MorphableModel:
-    """ICT-FaceKit with the annotation that comes with fit3d."""
+def facekit_raw(shared_models: Path) -> RawModel:
+    """ICT-FaceKit as its loader reads it, from one file."""
     with np.load(shared_models / "ict" / "ict_facekit.npz", allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files}
     ranges = {
@@ -275,7 +274,7 @@ def facekit(shared_models: Path) -> MorphableModel:
     middle = np.mean([(ball.min(0) + ball.max(0)) / 2.0 for ball in balls], axis=0)
     objects = tuple(dict.fromkeys(ict.OBJECTS.values()))
     names = [ict.arkit_name(name) for name in arrays["expression_names"].tolist()]
-    raw = RawModel(
+    return RawModel(
         name="ict",
         version="1",
         licence="MIT",
@@ -292,7 +291,12 @@ def facekit(shared_models: Path) -> MorphableModel:
         face_objects=np.array([objects.index(ict.OBJECTS[str(m)]) for m in arrays["face_materials"]], np.uint8),
         landmarks68=arrays["landmarks68"],
     )
-    return with_annotation(raw, asset_path("ict/annotation.json"))
+
+
+@pytest.fixture(scope="module")
+def facekit(shared_models: Path) -> MorphableModel:
+    """ICT-FaceKit with the annotation that comes with fit3d."""
+    return with_annotation(facekit_raw(shared_models), asset_path("ict/annotation.json"))
 
 
 def seen(model: MorphableModel, **expression: float) -> np.ndarray:

@@ -10,7 +10,7 @@ import torch
 
 from fit3d.annotate.agreement import Agreement, compare
 from fit3d.annotate.from_renders import Rims, annotate_from_renders
-from fit3d.annotate.register import register
+from fit3d.annotate.register import Registration, register
 from fit3d.annotate.transfer import Annotated, transfer
 from fit3d.annotate.vote import Votes, annotate_by_votes, cast_votes
 from fit3d.errors import ModelFileError
@@ -34,6 +34,8 @@ class Outcome:
     """Of both methods; None if only one gave an annotation."""
     failure: str | None
     """Why the other method gave none."""
+    laid: Registration | None = None
+    """The annotated model laid onto this one; None if that failed."""
 
 
 def annotate(
@@ -61,6 +63,7 @@ def annotate(
     by_vote: Annotated | None = None
     votes: Votes | None = None
     distance: float | None = None
+    laid: Registration | None = None
     try:
         laid = register(source, target)
         distance = 1000.0 * laid.distance_m
@@ -82,7 +85,7 @@ def annotate(
     agreement = None
     if by_transfer is not None and by_vote is not None:
         agreement = compare(by_transfer.on(target), by_vote.on(target))
-    return Outcome(chosen, distance, votes, agreement, failure)
+    return Outcome(chosen, distance, votes, agreement, failure, laid)
 
 
 def annotate_alone(
@@ -116,4 +119,5 @@ def unannotated(raw: RawModel) -> MorphableModel:
         face_objects=raw.face_objects,
         annotation=PartAnnotation(nothing.reshape(0, 3), nothing, torch.zeros(0, len(raw.mean)), nothing, {}),
         landmarks={},
+        articulation=raw.articulation,
     )

@@ -25,6 +25,7 @@ from fit3d.errors import ModelFileError
 from fit3d.landmarks import CONTOUR_LANDMARKS, LandmarkLayout
 from fit3d.morphable.annotation import OPENINGS
 from fit3d.morphable.model import LandmarkEmbedding, MorphableModel, SurfacePoints
+from fit3d.morphable.pieces import piece_kind
 
 Rims = dict[str, tuple[np.ndarray, np.ndarray]]
 """By opening, upper and lower rim, vertex ids from the person's right to left, both with the shared corners."""
@@ -228,7 +229,7 @@ def _paths(points: np.ndarray, least: np.ndarray, greatest: np.ndarray, closed: 
 
 def _iris(model: MorphableModel, side: float) -> Nearest:
     """(5,) the landmarks of an iris on the eyeball of that side, which looks straight ahead."""
-    balls = [index for index, name in enumerate(model.objects) if "eyeball" in name]
+    balls = [index for index, name in enumerate(model.objects) if piece_kind(name) == "eye"]
     triangles = triangles_of(model.faces[np.isin(model.face_objects, balls)])
     points = model.mean.double().numpy()
     triangles = triangles[(points[triangles][..., 0] * side > 0).all(1)] if len(triangles) else triangles

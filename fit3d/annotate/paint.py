@@ -7,6 +7,7 @@ import torch
 
 from fit3d.camera import Camera
 from fit3d.morphable.model import MorphableModel
+from fit3d.morphable.pieces import PieceKind, piece_kind
 from fit3d.raster import rasterise
 from fit3d.render.shade import vertex_normals
 
@@ -23,10 +24,8 @@ IRIS_M = 0.0059
 
 def colour_of(piece: str) -> tuple[int, int, int] | None:
     """Colour of a piece that is not skin; None if it is not drawn or is skin."""
-    for words, colour in ((("eyeball",), BALL), (("teeth",), TEETH), (("tongue", "gum"), TONGUE)):
-        if any(word in piece for word in words):
-            return colour
-    return None
+    colours: dict[PieceKind, tuple[int, int, int]] = {"eye": BALL, "teeth": TEETH, "tongue": TONGUE}
+    return colours.get(piece_kind(piece))
 
 
 def base_colours(model: MorphableModel) -> np.ndarray:
@@ -40,7 +39,7 @@ def base_colours(model: MorphableModel) -> np.ndarray:
         corners = model.faces[model.face_objects == index]
         ids = np.unique(corners[corners >= 0])
         colours[ids] = rgb
-        if "eyeball" in name:
+        if piece_kind(name) == "eye":
             for side in (-1.0, 1.0):
                 ball = ids[mean[ids, 0] * side > 0]
                 if len(ball):

@@ -20,6 +20,7 @@ from scipy.spatial import cKDTree
 from fit3d.annotate.mesh import Mesh, places_of, triangles_of
 from fit3d.errors import ModelFileError
 from fit3d.morphable.model import MorphableModel, SurfacePoints
+from fit3d.morphable.pieces import piece_kind
 
 PERSON_ITERATIONS = 25
 PERSON_NOISE_M = 0.001
@@ -49,8 +50,6 @@ MOST_TURNED_DEG = 30.0
 """or turned by more than this."""
 
 SKIN_OBJECT = "head"
-_INNER = ("eyeball", "eye_", "sclera", "iris", "cornea", "lash", "lacrimal", "tear", "teeth", "tooth", "tongue", "gum")
-"""What the names of pieces that are not skin contain."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def skin_faces(model: MorphableModel) -> np.ndarray:
     teeth, lashes or the like by their names."""
     if SKIN_OBJECT in model.objects:
         return np.flatnonzero(model.face_objects == model.objects.index(SKIN_OBJECT))
-    inner = [index for index, name in enumerate(model.objects) if any(word in name.lower() for word in _INNER)]
+    inner = [index for index, name in enumerate(model.objects) if piece_kind(name) != "skin"]
     found = np.flatnonzero(~np.isin(model.face_objects, inner))
     return np.asarray(found if len(found) else np.arange(len(model.faces)))
 

@@ -16,6 +16,7 @@ from fit3d.labels import LEFT_EYEBROW, PART_IDS, PART_NAMES, RIGHT_EYEBROW, SKIN
 from fit3d.landmarks import LandmarkLayout
 from fit3d.morphable.annotation import FAR_OUTSIDE_M, OPENINGS, strip
 from fit3d.morphable.model import LandmarkEmbedding, MorphableModel, PartAnnotation, SurfacePoints
+from fit3d.morphable.pieces import piece_kind
 from fit3d.raster import rasterise
 
 REACH_M = 0.006
@@ -275,7 +276,7 @@ def _on_eyeballs(
     picked = SurfacePoints(points.vertices[list(irises)], points.weights[list(irises)])
     place = places_of(picked, source.mean.double().numpy())
     mean = target.mean.double().numpy()
-    balls = [index for index, name in enumerate(target.objects) if "eyeball" in name]
+    balls = [index for index, name in enumerate(target.objects) if piece_kind(name) == "eye"]
     if not balls:
         return Mesh(mean, triangles_of(target.faces)).nearest(place)
     mesh = Mesh(mean, triangles_of(target.faces[np.isin(target.face_objects, balls)]))
@@ -283,7 +284,7 @@ def _on_eyeballs(
     for side in (-1.0, 1.0):
         here = place[:, 0] * side > 0
         ours = mesh.points[mesh.used][mesh.points[mesh.used, 0] * side > 0]
-        ball = np.flatnonzero([("eyeball" in name) for name in source.objects])
+        ball = np.flatnonzero([piece_kind(name) == "eye" for name in source.objects])
         if len(ball) == 0:
             continue
         theirs = from_source[np.unique(triangles_of(source.faces[np.isin(source.face_objects, ball)]))]

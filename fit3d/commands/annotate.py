@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -71,15 +71,20 @@ def models_annotate_command(
     Two independent ways: the bundled head's annotation carried over by registration, and votes of a landmark detector
     and a face parser on renders of the model. One makes the annotation, both say how far they agree: by part, the area
     that both give the label over the area that either does, and the distance between the landmarks.
+
+    With parts and landmarks there, ARKit's shapes that the model lacks are made of its expressions, as `fit3d models
+    arkit` does.
     """
     from fit3d.annotate.annotate import annotate, annotate_alone, unannotated
     from fit3d.annotate.file import write_annotation
     from fit3d.annotate.picture import annotation_sheet
     from fit3d.annotate.register import skin_of
+    from fit3d.commands.arkit import keep_combinations
     from fit3d.export.files import usage_errors, write_image
     from fit3d.morphable.annotation import load_annotation
+    from fit3d.morphable.raw import with_annotation
     from fit3d.morphable.registry import BUNDLED, load_model
-    from fit3d.morphable.store import ANNOTATION_FILE, models_folder, read_stored
+    from fit3d.morphable.store import ANNOTATION_FILE, models_folder, read_stored, stored_model
     from fit3d.observe.registry import face_parser, landmark_detector
 
     console = Console(quiet=quiet, as_json=as_json)
@@ -123,6 +128,13 @@ def models_annotate_command(
         lines += [f"transfer and vote agree: {line}" for line in outcome.agreement.as_text()]
     if outcome.failure is not None:
         console.warn(f"nothing to compare with: {outcome.failure}")
+    facts: dict[str, Any] = {}
+    if output is None and outcome.laid is not None:
+        annotated = with_annotation(read_stored(name), path)
+        found, facts = keep_combinations(stored_model(name), annotated, load_model(source), outcome.laid)
+        lines.append(found[-1])
+    elif output is None:
+        console.warn(f"no ARKit shapes were made for {name}, because {source} could not be laid onto it")
     agreement = None if outcome.agreement is None else vars(outcome.agreement)
     console.result(
         "\n".join(lines),
@@ -133,5 +145,6 @@ def models_annotate_command(
             "distance_mm": outcome.distance_mm,
             "renders": None if outcome.votes is None else outcome.votes.renders,
             "agreement": agreement,
+            **facts,
         },
     )

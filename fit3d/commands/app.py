@@ -19,6 +19,7 @@ import typer
 
 import fit3d
 from fit3d.commands.annotate import models_annotate_command
+from fit3d.commands.arkit import models_arkit_command
 from fit3d.commands.console import debug, print_error, unexpected
 from fit3d.commands.doctor import doctor_command
 from fit3d.commands.evaluate import evaluate_parts_command
@@ -73,6 +74,7 @@ models_app.command("add")(models_add_command)
 models_app.command("pull")(models_pull_command)
 models_app.command("remove")(models_remove_command)
 models_app.command("annotate")(models_annotate_command)
+models_app.command("arkit")(models_arkit_command)
 models_app.command("transfer")(models_transfer_command)
 app.add_typer(weights_app, name="weights")
 weights_app.command("list")(weights_list_command)

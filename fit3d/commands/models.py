@@ -118,12 +118,12 @@ def models_pull_command(name: NameArgument, replace: ReplaceOption = False, quie
 
     from fit3d.morphable import ict
     from fit3d.morphable.registry import KNOWN
-    from fit3d.morphable.store import downloads_folder, is_stored
+    from fit3d.morphable.store import downloads_folder, is_outdated, is_stored
 
     if name != ict.NAME:
         how = f"get it with {KNOWN[name].get}" if name in KNOWN else "see `fit3d models list`"
         raise UsageError(f"fit3d cannot download '{name}', only {ict.NAME}; {how}")
-    if is_stored(name) and not replace:
+    if is_stored(name) and not replace and not is_outdated(name):
         raise UsageError(f"the face model '{name}' is there already; use --replace to get it anew")
     console = Console(quiet=quiet)
     folder = downloads_folder() / f"{name}-{ict.COMMIT[:12]}"
@@ -156,9 +156,9 @@ def _store(name: str, raw: RawModel, annotation: Path | None, replace: bool, con
     from fit3d.morphable.registry import bundled_annotation
     from fit3d.morphable.store import is_stored, store_model, stored_model
 
-    if annotation is None and replace and is_stored(name):
-        old = stored_model(name)
-        if old.vertices == len(raw.mean):
+    if annotation is None and is_stored(name):
+        old = stored_model(name, older=True)
+        if (replace or old.outdated) and old.vertices == len(raw.mean):
             annotation = old.annotation  # it may have been edited by hand
     found = annotation or bundled_annotation(name)
     if found is not None:
@@ -168,6 +168,8 @@ def _store(name: str, raw: RawModel, annotation: Path | None, replace: bool, con
     console.result(stored.licence, {})
     if found is None:
         console.result(f"It has no parts and landmarks yet; make them with: fit3d models annotate {name}", {})
+    elif annotation is not None and stored.expression_names:
+        console.result(f"Of its expressions ARKit's shapes that it lacks can be made: fit3d models arkit {name}", {})
 
 
 def _facts(name: str) -> dict[str, Any]:
@@ -195,6 +197,7 @@ def _facts(name: str) -> dict[str, Any]:
 
 
 def _bundled_facts() -> dict[str, Any]:
+    from fit3d.commands.arkit import arkit_facts
     from fit3d.morphable.registry import BUNDLED, load_model
 
     model = load_model(BUNDLED)
@@ -210,7 +213,7 @@ def _bundled_facts() -> dict[str, Any]:
         "identity": len(model.identity),
         "expressions": len(model.expression_names),
         "expression": list(model.expression_names),
-        **_arkit_facts(model.expression_names),
+        **arkit_facts(model.expression_names, model.arkit),
         "objects": list(model.objects),
         **_annotation_facts(model),
         "get": "comes with fit3d",
@@ -218,9 +221,13 @@ def _bundled_facts() -> dict[str, Any]:
 
 
 def _stored_facts(stored: StoredModel) -> dict[str, Any]:
+    from fit3d.commands.arkit import arkit_facts
+    from fit3d.morphable.arkit import read_combinations
     from fit3d.morphable.registry import KNOWN, annotation_of, load_model
 
     annotated = annotation_of(stored) is not None
+    expressions = stored.expression_names
+    found = {} if stored.arkit is None else read_combinations(stored.arkit, stored.sha256, expressions)
     return {
         "name": stored.name,
         "installed": True,
@@ -233,23 +240,15 @@ def _stored_facts(stored: StoredModel) -> dict[str, Any]:
         "vertices": stored.vertices,
         "faces": stored.faces,
         "identity": stored.identity,
-        "expressions": len(stored.expression_names),
-        "expression": list(stored.expression_names),
-        **_arkit_facts(stored.expression_names),
+        "expressions": len(expressions),
+        "expression": list(expressions),
+        **arkit_facts(expressions, found),
+        "joints": list(stored.joints),
         "objects": list(stored.objects),
         **(_annotation_facts(load_model(stored.name)) if annotated else {"parts": [], "landmarks": []}),
         "file": str(stored.path),
         "get": KNOWN[stored.name].get if stored.name in KNOWN else "added by you",
     }
-
-
-def _arkit_facts(names: tuple[str, ...]) -> dict[str, Any]:
-    """Which of ARKit's names the expressions serve, and which of these are sums of a left and a right one."""
-    from fit3d.morphable.arkit import arkit_shapes
-
-    shapes = arkit_shapes(names)
-    sums = {name: [names[index] for index in parts] for name, parts in shapes.items() if len(parts) > 1}
-    return {"arkit": len(shapes), "arkit_sums": sums}
 
 
 def _annotation_facts(model: Any) -> dict[str, Any]:
@@ -289,7 +288,11 @@ def _size(facts: dict[str, Any]) -> str:
 
 
 def _words(value: Any) -> str:
+    from fit3d.commands.arkit import residuals_in_words
+
     if isinstance(value, dict):
+        if value and all(isinstance(each, float) for each in value.values()):
+            return residuals_in_words(value)
         return "; ".join(f"{key} = {' + '.join(parts)}" for key, parts in value.items()) or "none"
     if isinstance(value, list):
         return ", ".join(str(item) for item in value) or "none"

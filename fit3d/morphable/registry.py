@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
 from fit3d.errors import ModelFileError, UsageError
 from fit3d.morphable import anny, bfm, faceverse, flame, ict, surrey
+from fit3d.morphable.arkit import near_enough, read_combinations
 from fit3d.morphable.model import MorphableModel
 from fit3d.morphable.raw import RawModel, with_annotation
 from fit3d.morphable.store import StoredModel, is_stored, read_stored, stored_model, stored_names
@@ -158,7 +159,7 @@ def load_model(name: str) -> MorphableModel:
 
     Raises:
         UsageError: there is none of that name, it is not installed, or nobody has annotated it yet.
-        ModelFileError: its file is damaged.
+        ModelFileError: a file of it is damaged.
     """
     if name == BUNDLED:
         return _load_bundled()
@@ -168,13 +169,20 @@ def load_model(name: str) -> MorphableModel:
         names = ", ".join((BUNDLED, *stored_names()))
         raise UsageError(f"no face model called '{name}'; choose one of {names}, or see `fit3d models list`")
     stored = stored_model(name)
+    annotation = needed_annotation(stored)
+    files = [path for path in (stored.path, annotation, stored.arkit) if path is not None]
+    return _load_stored(stored, annotation, tuple((path, path.stat().st_mtime_ns) for path in files))
+
+
+def needed_annotation(stored: StoredModel) -> Path:
+    """`annotation_of` a stored model. Raises UsageError where there is none."""
     annotation = annotation_of(stored)
     if annotation is None:
         raise UsageError(
-            f"the face model '{name}' has no parts and landmarks yet; make them with: fit3d models annotate {name}"
+            f"the face model '{stored.name}' has no parts and landmarks yet; make them with: fit3d models annotate "
+            f"{stored.name}"
         )
-    stamps = tuple((path, path.stat().st_mtime_ns) for path in (stored.path, annotation))
-    return _load_stored(name, annotation, stamps)
+    return annotation
 
 
 def annotation_of(stored: StoredModel) -> Path | None:
@@ -208,6 +216,9 @@ def _load_bundled() -> MorphableModel:
 
 
 @lru_cache(maxsize=4)
-def _load_stored(name: str, annotation: Path, stamps: tuple[tuple[Path, int], ...]) -> MorphableModel:
+def _load_stored(stored: StoredModel, annotation: Path, stamps: tuple[tuple[Path, int], ...]) -> MorphableModel:
     """`stamps` makes a model that was changed on disk another one."""
-    return with_annotation(read_stored(name), annotation)
+    model = with_annotation(read_stored(stored.name), annotation)
+    if stored.arkit is None:
+        return model
+    return replace(model, arkit=near_enough(read_combinations(stored.arkit, stored.sha256, model.expression_names)))

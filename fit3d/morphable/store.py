@@ -268,8 +268,8 @@ def _opened(folder: Path, older: bool = False) -> Iterator[Any]:
             yield file
     except _OutdatedError:
         raise ModelFileError(
-            f"the face model '{folder.name}' was added by an older fit3d: run `fit3d models add {folder.name} ...` again, "
-            f"or `fit3d models pull {folder.name}` where it was downloaded"
+            f"the face model '{folder.name}' was added by an older fit3d: run `fit3d models add {folder.name} ...` "
+            f"again, or `fit3d models pull {folder.name}` where it was downloaded"
         ) from None
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, ModelFileError) as error:
         raise ModelFileError(
