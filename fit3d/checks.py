@@ -23,7 +23,10 @@ def is_whole(value: Any) -> bool:
 
 def is_finite(value: Any) -> bool:
     """Whether it is a finite number; True and False are none."""
-    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+    try:
+        return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+    except OverflowError:  # JSON's whole numbers may be larger than any float
+        return False
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:

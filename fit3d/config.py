@@ -230,7 +230,7 @@ class FitConfig:
     seed: int = 0
     """Seed of random draws. The present solvers draw nothing; results say which seed they were made with."""
     device: str = "cpu"
-    """torch device of the fit."""
+    """torch device of the fit, and of detectors and parsers that compute with torch."""
     crop: CropConfig = field(default_factory=CropConfig)
     focal: FocalConfig = field(default_factory=FocalConfig)
     parts: PartsConfig = field(default_factory=PartsConfig)
@@ -257,6 +257,8 @@ class TextureConfig:
 
     size: int = 2048
     """Side, px."""
+    delight: bool = False
+    """Whether the light's slow changes are taken out."""
 
     def __post_init__(self) -> None:
         check_texture_size(self.size, "texture.size")

@@ -21,7 +21,7 @@ from fit3d.errors import NoFaceError, UsageError
 from fit3d.export.colmap import COLMAP_FILES, write_colmap
 from fit3d.export.files import safe_stem, staged, usage_errors, write_image, write_labels
 from fit3d.export.obj import write_mtl, write_obj
-from fit3d.export.observation import write_observation
+from fit3d.export.observation import edited_file, observation_names, write_observation
 from fit3d.export.result_json import FocalSource, GivenFile, Source, result_dict, write_result
 from fit3d.morphable.model import MorphableModel
 from fit3d.morphable.registry import load_model
@@ -59,12 +59,13 @@ class Sighting:
         The files are those of docs/correcting.md; `name` and the rest are as in `Reconstruction.save`.
 
         Raises:
-            UsageError: the folder cannot be written to or holds a fit, or the disk is full.
+            UsageError: the folder cannot be written to, holds a fit or files edited by hand, or the disk is full.
         """
         target = Path(folder) / safe_stem(Path(self.photo.path).stem.strip("<>") if name is None else name)
         check_vacant(target, "observation")
         watch = Stopwatch(self.timings_s)
-        with usage_errors(target), staged(target) as stage, watch.stage("write"):
+        every = tuple(observation_names(target.name).values())
+        with usage_errors(target), staged(target, every) as stage, watch.stage("write"):
             files = write_observation(stage, target.name, self.photo, self.observations[face - 1], face)
         timings_s = watch.seconds | {"total": sum(watch.seconds.values())}
         return Saved(target, {kind: target / path.name for kind, path in files.items()}, timings_s)
@@ -140,7 +141,8 @@ class Reconstruction:
                 expression, camera, made_by = self.fit.expression, self.fit.camera, f"fit3d {__version__}"
                 write_glb(files["glb"], self.neutral_vertices, expression, self.model, self.texture, camera, made_by)
             if "colmap" in export.formats:
-                write_colmap(files["cameras"].parent, self.fit.camera, Path(self.photo.path).name)
+                image = stem if self.photo.path.startswith("<") else Path(self.photo.path).name
+                write_colmap(files["cameras"].parent, self.fit.camera, image)
             write_image(files["texture"], self.texture)
             write_labels(files["parts"], self.fit.parts)
             picture = overlay(
@@ -193,6 +195,7 @@ def fit(
     face: Literal["largest"] | int | tuple[float, float] = "largest",
     focal_px: float | None = None,
     texture_size: int = TextureConfig.size,
+    delight: bool = TextureConfig.delight,
     config: FitConfig | None = None,
 ) -> Reconstruction:
     """Fit a face model to one face of a photo.
@@ -209,7 +212,8 @@ def fit(
         face: 'largest', the number of the face, 1 being the largest, or a place (x, y) in it, photo px.
         focal_px: focal length in pixels; None takes it from EXIF, else the default field of view of `config`.
         texture_size: side of the texture, px.
-        config: how to fit; None is `FitConfig()`.
+        delight: take the light's slow changes out of the texture.
+        config: how to fit; None is `FitConfig()`. Its device is also that of detectors and parsers.
 
     Raises:
         PhotoError: the photo cannot be read, or holds no such face.
@@ -218,9 +222,24 @@ def fit(
     """
     check_face(face, every=False)
     _check(focal_px, texture_size, config)
-    sighting = look(photo, landmarks=landmarks, parser=parser, parts=parts, landmarks_file=landmarks_file)
+    sighting = look(
+        photo,
+        landmarks=landmarks,
+        parser=parser,
+        parts=parts,
+        landmarks_file=landmarks_file,
+        device=(config or FitConfig()).device,
+    )
     chosen = choose_faces(sighting, face)[0]
-    return reconstruct(sighting, face=chosen, model=model, focal_px=focal_px, texture_size=texture_size, config=config)
+    return reconstruct(
+        sighting,
+        face=chosen,
+        model=model,
+        focal_px=focal_px,
+        texture_size=texture_size,
+        delight=delight,
+        config=config,
+    )
 
 
 def fit_faces(
@@ -231,13 +250,22 @@ def fit_faces(
     parser: str = AUTO,
     focal_px: float | None = None,
     texture_size: int = TextureConfig.size,
+    delight: bool = TextureConfig.delight,
     config: FitConfig | None = None,
 ) -> list[Reconstruction]:
     """Fit a face model to every face of a photo, the largest first. Arguments and errors are those of `fit`."""
     _check(focal_px, texture_size, config)
-    sighting = look(photo, landmarks=landmarks, parser=parser)
+    sighting = look(photo, landmarks=landmarks, parser=parser, device=(config or FitConfig()).device)
     return [
-        reconstruct(sighting, face=face, model=model, focal_px=focal_px, texture_size=texture_size, config=config)
+        reconstruct(
+            sighting,
+            face=face,
+            model=model,
+            focal_px=focal_px,
+            texture_size=texture_size,
+            delight=delight,
+            config=config,
+        )
         for face in choose_faces(sighting, "all")
     ]
 
@@ -249,15 +277,21 @@ def look(
     parser: str = AUTO,
     parts: str | Path | None = None,
     landmarks_file: str | Path | None = None,
+    device: str = FitConfig.device,
 ) -> Sighting:
     """Read a photo and find the faces in it; with `landmarks_file`, the one face that it tells of.
+
+    `device` is the torch device of detectors and parsers that compute with torch. The other arguments are those of
+    `fit`.
 
     Raises:
         UnreadablePhotoError: the file is not a usable image.
         NoFaceError: there is no face.
         LandmarkFileError: `landmarks_file` does not belong to the photo.
         LabelImageError: `parts` does not belong to the photo.
+        UsageError: an unknown detector or parser, or one that is not installed; a device that cannot be.
     """
+    check_device(device)
     watch = Stopwatch()
     with watch.stage("load"):
         if isinstance(photo, np.ndarray):
@@ -266,7 +300,12 @@ def look(
             photo = load_photo(photo)
     with watch.stage("observe"):
         observations = observe(
-            photo, landmarks=landmarks, parser=parser, parts_file=parts, landmarks_file=landmarks_file
+            photo,
+            landmarks=landmarks,
+            parser=parser,
+            parts_file=parts,
+            device=device,
+            landmarks_file=landmarks_file,
         )
     return Sighting(
         photo=photo,
@@ -319,9 +358,15 @@ def _face_at(sighting: Sighting, x: float, y: float) -> int:
     ranks = [rank(observation.landmarks) for observation in sighting.observations]
     best = ranks.index(min(ranks))
     if ranks[best][0] == 2:
+        photo = sighting.photo
+        if x > photo.width or y > photo.height:
+            raise NoFaceError(
+                f"{photo.path}: no face at pixel {x:g},{y:g}, which is outside the photo of {photo.width} x "
+                f"{photo.height} px"
+            )
         left, top, right, bottom = sighting.observations[best].landmarks.box_px
         raise NoFaceError(
-            f"{sighting.photo.path}: no face at pixel {x:g},{y:g}; the nearest is face {best + 1}, which reaches from "
+            f"{photo.path}: no face at pixel {x:g},{y:g}; the nearest is face {best + 1}, which reaches from "
             f"{left:.0f},{top:.0f} to {right:.0f},{bottom:.0f}"
         )
     return best + 1
@@ -341,6 +386,7 @@ def reconstruct(
     model: str | MorphableModel = "anny",
     focal_px: float | None = None,
     texture_size: int = TextureConfig.size,
+    delight: bool = TextureConfig.delight,
     config: FitConfig | None = None,
     on_stage: Callable[[str], None] = lambda description: None,
 ) -> Reconstruction:
@@ -369,7 +415,9 @@ def reconstruct(
         neutral = loaded.vertices(fitted.identity, fitted.expression.new_zeros(len(loaded.expression_names)))
     on_stage("texturing")
     with watch.stage("texture"):
-        texture = project_texture(photo.pixels, vertices, loaded, fitted.camera, observation.parts, texture_size)
+        texture = project_texture(
+            photo.pixels, vertices, loaded, fitted.camera, observation.parts, texture_size, delight
+        )
     return Reconstruction(
         photo=photo,
         observation=observation,
@@ -377,9 +425,17 @@ def reconstruct(
         fit=fitted,
         vertices=vertices,
         neutral_vertices=neutral,
-        texture=texture,
+        texture=texture.image,
         config=config,
-        source=Source(focal_source, face, sighting.parts_file, texture_size, sighting.landmarks_file),
+        source=Source(
+            focal=focal_source,
+            face=face,
+            parts_file=sighting.parts_file,
+            texture_size=texture_size,
+            landmarks_file=sighting.landmarks_file,
+            delight=delight,
+            light=None if texture.light is None else texture.light.coefficients,
+        ),
         timings_s=watch.seconds,
         warnings=(*photo.warnings, *observation.warnings, *fitted.warnings),
     )
@@ -402,13 +458,20 @@ def check_face(face: Any, every: bool = True) -> None:
 
 
 def check_vacant(folder: Path, kind: Literal["fit", "observation"]) -> None:
-    """Raises UsageError where `folder` holds the other kind of files: both have a label image of the same name, and
-    one may have been painted by hand."""
+    """Raises UsageError where `folder` holds the other kind of files, as both have a label image of the same name and
+    one may have been painted by hand, or files of an observation that were edited."""
     other, mark = ("observation", "_landmarks.json") if kind == "fit" else ("fit", ".json")
-    if (folder / f"{folder.name}{mark}").exists():
+    with usage_errors(folder):
+        occupied = (folder / f"{folder.name}{mark}").exists()
+    if occupied:
         raise UsageError(
             f"{folder} holds the {other} of a photo, whose {folder.name}_parts.png would be replaced; choose another "
             "folder (-o)"
+        )
+    edited = edited_file(folder, folder.name) if kind == "observation" else None
+    if edited is not None:
+        raise UsageError(
+            f"{edited} is not as fit3d wrote it and would be replaced; move it away or choose another folder (-o)"
         )
 
 

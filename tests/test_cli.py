@@ -19,6 +19,7 @@ from PIL import Image
 
 from fit3d import pipeline, resources
 from fit3d.commands.app import main
+from fit3d.commands.console import one_line, with_hint
 from fit3d.errors import ObservationError
 from fit3d.photo import PIXEL_LIMIT
 
@@ -373,6 +374,20 @@ def test_wrong_value_names_its_option_before_anything_is_read(
 def test_wrong_command(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     assert capfd.readouterr().err.startswith("error: ")
+
+
+def test_what_a_terminal_might_obey_is_escaped() -> None:
+    assert one_line("model '\x1b[31m\x07'\nof\ta\u202efile, Ä 😀") == r"model '\x1b[31m\x07' of a\u202efile, Ä 😀"
+
+
+def test_a_file_whose_name_begins_like_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-dash.jpg").write_text("")
+    arguments = ["fit", "-x.jpg", "-dash.jpg", "-o", "out"]
+    assert with_hint("No such option: -d", arguments) == (
+        f"No such option: -d; for the file of that name write .{os.sep}-dash.jpg"
+    )
+    assert with_hint("No such option: -d", [f".{os.sep}-dash.jpg", "-o", "out"]) == "No such option: -d"
 
 
 def test_output_folder_under_a_file(astronaut: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

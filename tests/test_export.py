@@ -125,6 +125,10 @@ def test_obj_in_other_units_and_axes(model: MorphableModel, vertices: torch.Tens
 
 def test_colmap_files_hold_the_camera(tmp_path: Path) -> None:
     camera = synthetic_camera(640, 480, yaw_deg=30.0)
+    # a yaw alone makes half a turn, which is its own inverse: the head tilts as well
+    tilt = torch.eye(4, dtype=torch.float64)
+    tilt[:2, :2] = torch.tensor([[0.8, -0.6], [0.6, 0.8]], dtype=torch.float64)
+    camera = replace(camera, cam_from_world=tilt @ camera.cam_from_world.double())
     paths = write_colmap(tmp_path / "colmap", camera, "a photo\n.jpg")
     assert tuple(path.name for path in paths) == ("cameras.txt", "images.txt", "points3D.txt")
     lines = [[line for line in path.read_text().split("\n") if not line.startswith("#")] for path in paths]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -17,10 +18,13 @@ from fit3d.errors import LandmarkFileError, UsageError
 from fit3d.export.observation import landmarks_dict
 from fit3d.export.result_json import result_text
 from fit3d.landmarks import LANDMARK_COUNTS, LandmarkLayout
+from fit3d.morphable.registry import load_model
 from fit3d.observe import landmark_file
 from fit3d.observe.base import Backend, Landmarks
-from fit3d.observe.landmark_file import LandmarkFile, pts_text, read_landmark_file
+from fit3d.observe.landmark_file import pts_text, read_landmark_file
+from fit3d.observe.look import observe
 from fit3d.photo import Photo, load_photo
+from fit3d.solve.fit import Face, prepare
 
 QUICK = fit3d.FitConfig(iterations=1)
 LAYOUTS: tuple[LandmarkLayout, ...] = ("ibug68", "mediapipe478")
@@ -41,7 +45,9 @@ def face(layout: LandmarkLayout = "ibug68", missing: tuple[int, ...] = ()) -> np
 def read(tmp_path: Path, content: str | bytes, photo: Photo, name: str = "face.txt") -> Landmarks:
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return read_landmark_file(path, photo)
+    landmarks, warnings = read_landmark_file(path, photo)
+    assert warnings == ()
+    return landmarks
 
 
 # Kinds of files
@@ -54,16 +60,14 @@ def test_what_observe_writes_comes_back(tmp_path: Path, photo: Photo, layout: La
     landmarks = Landmarks(layout, points, Backend("test", "1"), trust)
     for name, text, expected_trust in (
         ("a.json", result_text(landmarks_dict(photo, landmarks, 2)), trust),
-        ("a.pts", pts_text(points), None),
+        ("a.pts", pts_text(points), np.isfinite(points).all(1)),  # each point that is there counts fully
     ):
         back = read(tmp_path, text, photo, name)
         assert back.layout == layout and back.backend.name == "landmark_file"
         np.testing.assert_allclose(back.points_px, points, atol=1e-9)
         assert np.isnan(back.points_px[[0, 41]]).all()
-        if expected_trust is None:
-            assert back.confidence is None
-        else:
-            assert back.confidence is not None and np.array_equal(back.confidence, expected_trust)
+        assert back.confidence is not None and back.confidence.dtype == np.float64
+        np.testing.assert_array_equal(back.confidence, expected_trust)
 
 
 def test_pts_counts_pixels_from_one(tmp_path: Path, photo: Photo) -> None:
@@ -83,7 +87,7 @@ def test_two_columns(tmp_path: Path, photo: Photo, layout: LandmarkLayout, separ
     points = face(layout)
     text = head.format(separator) + "".join(f"{x}{separator}{y}{end}" for x, y in points.tolist())
     back = read(tmp_path, text, photo)
-    assert back.layout == layout and back.confidence is None
+    assert back.layout == layout and (back.confidence == np.ones(len(points))).all()
     np.testing.assert_array_equal(back.points_px, points)
 
 
@@ -184,6 +188,7 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     "no landmarks": ('{"a": 1}', "no landmarks in it"),
     "a dict of menpo": (json.dumps({"landmarks": {"points": GOOD.tolist()}}), "no landmarks in it"),
     "confidence above one": (json.dumps({"points": GOOD.tolist(), "confidence": [1.5] * 68}), "'confidence'"),
+    "huge confidence": (json.dumps({"points": GOOD.tolist(), "confidence": [10**400] * 68}), "'confidence'"),
     "confidence too short": (json.dumps({"points": GOOD.tolist(), "confidence": [0.5] * 67}), "'confidence'"),
     "confidence not a list": (json.dumps({"points": GOOD.tolist(), "confidence": "high"}), "'confidence'"),
     "most missing": (text_of(face(missing=tuple(range(35)))), "35 of 68 points are missing"),
@@ -192,7 +197,7 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     "another scale": (text_of(GOOD * 4), r"the photo photo.jpg is 320 x 240 px; give landmarks of this photo"),
     "one far away": (text_of(np.where(np.arange(68)[:, None] == 9, 5000.0, GOOD)), "give landmarks of this photo"),
     "another size": (json.dumps({"points": GOOD.tolist(), "photo": {"width": 640, "height": 480}}), "640 x 480 px"),
-    "size of another kind": (json.dumps({"points": GOOD.tolist(), "photo": {"width": "x", "height": []}}), "x x "),
+    "size of another kind": (json.dumps({"points": [], "width": "\x1b", "height": []}), r"'\\x1b' x \[\] "),
     "three columns": ("\n".join(f"{i},{x},{y}" for i, (x, y) in enumerate(GOOD)), "point 0 is '0 .*two numbers"),
     "decimal comma": ("\n".join(f"{x},5;{y},5" for x, y in GOOD.astype(int)), "expected two numbers"),
     "open brace": ("version: 1\nn_points: 68\n{\n1 2\n", "not a whole .pts file"),
@@ -219,14 +224,61 @@ def test_files_that_are_none(tmp_path: Path, photo: Photo, monkeypatch: pytest.M
     with pytest.raises(LandmarkFileError, match=r"no such|cannot be read"):
         read_landmark_file("a\0b", photo)
     monkeypatch.setattr(landmark_file, "MOST_BYTES", 100)
-    with pytest.raises(LandmarkFileError, match="larger than"):
+    with pytest.raises(LandmarkFileError, match=r"larger than .* from labelme with --nodata"):
         read(tmp_path, text_of(GOOD), photo)
+
+
+def test_a_picture_that_labelme_stored_is_passed_over(
+    tmp_path: Path, photo: Photo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = labelme(GOOD) | {"imageData": "+/aA" * 5000 + "=="}
+    for text in (json.dumps(data), json.dumps(data, indent=2), json.dumps(data).replace('": ', '":')):
+        monkeypatch.setattr(landmark_file, "MOST_BYTES_WITH_PICTURE", len(text))
+        monkeypatch.setattr(landmark_file, "MOST_BYTES", len(text) - 15_000)
+        np.testing.assert_array_equal(read(tmp_path, text, photo).points_px, GOOD)
+        monkeypatch.setattr(landmark_file, "MOST_BYTES_WITH_PICTURE", len(text) - 1)
+        with pytest.raises(LandmarkFileError, match="larger than"):
+            read(tmp_path, text, photo)
+
+
+def test_landmarks_of_another_photo_of_that_size(tmp_path: Path, photo: Photo) -> None:
+    path = tmp_path / "a.json"
+    other = Photo.from_array(np.ones((240, 320, 3), np.uint8))
+    record = landmarks_dict(photo, Landmarks("ibug68", GOOD, Backend("test", "1")), 1)
+    result = {"photo": record["photo"], "observation": {"landmarks_px": record["landmarks_px"]}}
+    untold = {"photo": {"width": 320, "height": 240}, "points": GOOD.tolist()}
+    for data, told in ((record, True), (result, True), (untold, False), (GOOD.tolist(), False)):
+        path.write_text(json.dumps(data))
+        assert read_landmark_file(path, photo)[1] == ()
+        (observed,) = observe(other, landmarks_file=path, parser="contours")
+        assert [
+            warning.startswith(f"{path}: the landmarks were made for another photo") for warning in observed.warnings
+        ] == [True] * told
 
 
 def test_a_face_cut_by_the_photos_edge_is_read(tmp_path: Path, photo: Photo) -> None:
     points = GOOD - (180, 0)  # half of it lies beyond the left edge
     assert 0.3 < (points[:, 0] < 0).mean() < 0.7
     np.testing.assert_array_equal(read(tmp_path, text_of(points), photo).points_px, points)
+
+
+def test_the_limits_of_a_face(tmp_path: Path, photo: Photo) -> None:
+    """On either side of them: the side of the points' square, and the share of them inside the photo."""
+    assert (landmark_file.SMALLEST_FACE_PX, landmark_file.LEAST_INSIDE) == (8.0, 0.25)
+    shape = (GOOD - GOOD.min(0)) / np.ptp(GOOD, axis=0).max()
+    shape[:, 0] /= np.ptp(shape[:, 0])
+    read(tmp_path, text_of(100 + 8.01 * shape), photo)
+    with pytest.raises(LandmarkFileError, match=r"all points lie within 7\.99 px"):
+        read(tmp_path, text_of(100 + 7.99 * shape), photo)
+    for inside in (17, 16):  # of 68
+        points = GOOD.copy()
+        points[inside:, 0] -= 255  # left of the photo
+        assert ((points >= 0).all(1)).sum() == inside
+        if inside == 17:
+            read(tmp_path, text_of(points), photo)
+        else:
+            with pytest.raises(LandmarkFileError, match="give landmarks of this photo"):
+                read(tmp_path, text_of(points), photo)
 
 
 # In a fit
@@ -300,10 +352,25 @@ def test_landmarks_of_face_alignment_are_fitted(shared_data: Path) -> None:
     assert float(torch.linalg.norm(ours - theirs, dim=1).mean()) < 0.04 * size
 
 
+def test_points_that_the_head_hides_count_where_someone_set_them(tmp_path: Path, astronaut: Path) -> None:
+    photo = load_photo(astronaut)
+    (found,) = pipeline.look(photo, parser="contours").observations
+    points = found.landmarks.points_px.copy()
+    points[:, 0] = points[:, 0].mean() + (points[:, 0] - points[:, 0].mean()) * 0.5  # as if seen from the side
+    model = load_model("anny")
+
+    def silenced(landmarks: Landmarks) -> int:
+        face = Face(replace(found, landmarks=landmarks), photo.width, photo.height, None)
+        return int((prepare(model, [face], QUICK).objective.targets.landmarks.weight == 0).sum())
+
+    assert silenced(Landmarks("mediapipe478", points, found.landmarks.backend)) > 0  # a detector's guesses
+    (tmp_path / "a.pts").write_text(pts_text(points))
+    assert silenced(read_landmark_file(tmp_path / "a.pts", photo)[0]) == 0
+
+
 def test_one_file_is_one_face(tmp_path: Path, astronaut: Path) -> None:
     (found,) = pipeline.look(astronaut).observations
     (tmp_path / "a.pts").write_text(pts_text(found.landmarks.points_px))
-    assert len(LandmarkFile(tmp_path / "a.pts").detect(load_photo(astronaut))) == 1
     with pytest.raises(fit3d.NoFaceError, match="face 2 was asked for, but only 1 face was found"):
         fit3d.fit(astronaut, landmarks_file=tmp_path / "a.pts", face=2)
 
@@ -340,3 +407,26 @@ def test_the_face_at_a_pixel() -> None:
     assert at(52, 52) == 1  # in the first's box alone
     with pytest.raises(fit3d.NoFaceError, match=r"p\.jpg: no face at pixel 390,200; the nearest is face 3, .* 280,160"):
         at(390, 200)
+    for place in ((401, 10), (10, 301), (5000, 5000)):
+        with pytest.raises(
+            fit3d.NoFaceError, match=r"p\.jpg: no face at pixel .*, which is outside the photo of 400 x 300 px"
+        ):
+            at(*place)
+
+
+# Pixels from Python
+
+
+def test_pixels_from_python_have_no_file_to_point_to(tmp_path: Path, astronaut: Path) -> None:
+    pixels = load_photo(astronaut).pixels
+    saved = pipeline.look(pixels, parser="contours").save(tmp_path / "seen", "me")
+    assert {path.name for path in saved.folder.iterdir()} == {path.name for path in saved.files.values()}
+    assert set(saved.files) == {"landmarks", "pts", "parts", "picture"}
+    pipeline.look(astronaut, parser="contours").save(tmp_path / "seen", "me")
+    assert (saved.folder / "me_labelme.json").exists()
+    pipeline.look(pixels, parser="contours").save(tmp_path / "seen", "me")
+    assert not (saved.folder / "me_labelme.json").exists()
+    head = fit3d.fit(pixels, texture_size=16, config=QUICK)
+    for name in (None, "me"):
+        written = head.save(tmp_path / "fitted", name, fit3d.ExportConfig(formats=("colmap",)))
+        assert written.files["images"].read_text().split("\n")[1].endswith(f" 1 {name or 'array'}")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from fit3d.errors import LabelImageError, ObservationError, UsageError
 from fit3d.labels import (
@@ -29,9 +31,10 @@ from fit3d.labels import (
     UPPER_LIP,
 )
 from fit3d.landmarks import LANDMARK_COUNTS, LandmarkLayout
-from fit3d.observe import look, registry
+from fit3d.observe import label_colours, label_image, look, registry
 from fit3d.observe.base import Backend, Landmarks, Parsing
 from fit3d.observe.contours import _OUTLINES, Anchor, ContourParser, _inside, draw_parts
+from fit3d.observe.label_colours import labels_of_colours
 from fit3d.observe.label_image import LabelImage, labels_of_face, read_label_image
 from fit3d.observe.look import observe
 from fit3d.observe.registry import FACE_PARSERS, LANDMARK_DETECTORS, face_parser, landmark_detector
@@ -333,6 +336,17 @@ def test_label_images_that_are_none(tmp_path: Path, photo: Photo, labels: np.nda
     assert "8-bit" in label_error(tmp_path / "wide.png", photo)
 
 
+def test_a_label_image_starts_no_other_program(
+    tmp_path: Path, photo: Photo, labels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[object] = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *given, **_: started.append(given))
+    Image.fromarray(PALETTE[labels]).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.png")  # formats are told by content
+    assert "not a readable" in label_error(tmp_path / "a.png", photo)
+    assert started == []
+
+
 PALETTE = np.array(PART_COLOURS, np.uint8)
 
 
@@ -427,6 +441,98 @@ def test_a_colour_of_no_part_is_named_with_a_place(tmp_path: Path, photo: Photo,
     assert "(#ff0000 at pixel 30, 22)" in label_error(tmp_path / "indexed.png", photo)
 
 
+def test_a_picture_with_more_soft_than_plain_pixels_is_no_label_image(tmp_path: Path, photo: Photo) -> None:
+    mixed = PALETTE[[SKIN, NOSE]].mean(0).round()
+    rgb = np.tile(np.stack([PALETTE[SKIN], mixed, mixed, PALETTE[NOSE]]), (40, 13, 1))[:, :50].astype(np.uint8)
+    rgb[:, 48], rgb[:, 49] = mixed, PALETTE[NOSE]
+    assert (rgb == mixed).all(-1).mean() == 0.5
+    Image.fromarray(rgb).save(tmp_path / "soft.png")
+    assert set(np.unique(read_label_image(tmp_path / "soft.png", photo))) <= {SKIN, NOSE}
+    rgb[7, 49] = mixed
+    Image.fromarray(rgb).save(tmp_path / "softer.png")
+    assert "colours that are no part's" in label_error(tmp_path / "softer.png", photo)
+
+
+def test_mixtures_are_found_as_by_trying_each_at_each_pixel(painted: np.ndarray) -> None:
+    soft = softened(PALETTE[painted])
+    found = labels_of_colours(soft)
+    colours, ids = PALETTE.astype(float), np.arange(12)
+    plain = (soft[:, :, None] == PALETTE).all(-1)
+    shares = [(a / 8, b / 8, 1 - (a + b) / 8) for a in range(9) for b in range(9 - a)]
+    mixed = np.argwhere(~plain.any(-1))
+    compared = 0
+    for y, x in mixed[::3]:
+        near = ids[plain[max(y - 3, 0) : y + 4, max(x - 3, 0) : x + 4].any((0, 1))]
+        off_two, label_two = min(
+            (abs(colours[a] + share * (colours[b] - colours[a]) - soft[y, x]).max(), b if share > 0.5 else a)
+            for a, b in itertools.combinations(near, 2)
+            for line in [colours[b] - colours[a]]
+            for share in [np.clip((soft[y, x] - colours[a]) @ line / (line @ line), 0, 1)]
+        )
+        if off_two <= 32:
+            assert found[y, x] == label_two
+            compared += 1
+            continue
+        off, label = min(
+            (abs(np.array(share) @ colours[list(three)] - soft[y, x]).max(), three[int(np.argmax(share))])
+            for three in itertools.combinations(near, 3)
+            for share in shares
+        )
+        if off <= 32:  # else a part that is nowhere plain takes part
+            assert found[y, x] == label
+            compared += 1
+    assert compared > 60
+
+
+def test_wrong_pictures_are_refused_with_little_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted in comparisons of a colour with a mixture."""
+    compared = 0
+
+    def counted(function: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[..., np.ndarray]:
+        def count(colours: np.ndarray, others: np.ndarray) -> np.ndarray:
+            nonlocal compared
+            compared += len(colours) * len(others)
+            return function(colours, others)
+
+        return count
+
+    for name in ("_of_two", "_of_three"):
+        monkeypatch.setattr(label_colours, name, counted(getattr(label_colours, name)))
+    rng = np.random.default_rng(2)
+    noise = rng.integers(0, 256, (700, 900, 3), dtype=np.uint8)
+    plain = PALETTE[rng.integers(0, 12, (700, 900))]
+    pictures = {
+        "noise": noise,
+        "half noise": np.where(rng.random((700, 900, 1)) < 0.45, noise, plain),
+        "few among noise": np.where(rng.random((700, 900, 1)) < 0.02, noise, plain),
+    }
+    for name, picture in pictures.items():
+        compared = 0
+        with pytest.raises(label_colours.UnknownColoursError, match="at pixel"):
+            labels_of_colours(picture)
+        assert compared < 300_000, name
+    monkeypatch.setattr(label_colours, "_distances", None)  # called, it fails
+    monkeypatch.setattr(label_colours, "MOST_COLOURS", 1000)
+    with pytest.raises(label_colours.UnknownColoursError, match="at pixel"):
+        labels_of_colours(noise)
+
+
+def test_a_picture_of_very_many_mixtures_is_refused_before_they_are_tried(
+    painted: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(label_colours, "_labels_of_cases", None)  # called, it fails
+    monkeypatch.setattr(label_colours, "MOST_MIXTURES", 20)
+    with pytest.raises(label_colours.UnknownColoursError, match="at pixel"):
+        labels_of_colours(softened(PALETTE[painted]))
+
+
+def test_a_colour_that_is_named_is_one_that_is_no_mixture(painted: np.ndarray) -> None:
+    soft = softened(PALETTE[painted])
+    soft[20, 31] = (0, 255, 0)
+    with pytest.raises(label_colours.UnknownColoursError, match=r"^#00ff00 at pixel 31, 20$"):
+        labels_of_colours(soft)
+
+
 def test_label_image_as_a_parser(tmp_path: Path, photo: Photo, labels: np.ndarray) -> None:
     Image.fromarray(labels).save(tmp_path / "a.png")
     parser = LabelImage(tmp_path / "a.png")
@@ -475,6 +581,24 @@ def test_label_image_of_two_faces_that_touch_is_cut() -> None:
         box = landmarks.box_px
         assert reach[0] >= box[0] - 0.15 * (box[2] - box[0]) - 1
         assert reach[-1] <= box[2] + 0.15 * (box[2] - box[0])
+
+
+def test_a_label_image_of_very_many_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each piece by its own centroid, whatever strip of rows it lies in; none is looked at one by one."""
+    _, _, (landmarks, _) = two_faces(60)
+    dots = np.zeros((80, 160), np.uint8)
+    dots[::2, ::2] = NOSE
+    left, top, right, bottom = landmarks.box_px
+    reach_x, reach_y = 0.15 * (right - left), 0.15 * (bottom - top)
+    y, x = np.mgrid[:80, :160] + 0.5
+    inside = (x >= left - reach_x) & (x <= right + reach_x) & (y >= top - reach_y) & (y <= bottom + reach_y)
+    monkeypatch.setattr(label_image, "_ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("scipy.ndimage.find_objects", None)  # called, it fails
+    np.testing.assert_array_equal(labels_of_face(dots, landmarks), np.where(inside, dots, 0))
+    bars = np.zeros((80, 160), np.uint8)
+    bars[:, ::2] = NOSE  # higher than a strip, their middles inside
+    expected = np.where(((x >= left - reach_x) & (x <= right + reach_x)), bars, 0)
+    np.testing.assert_array_equal(labels_of_face(bars, landmarks), expected)
 
 
 def test_label_image_of_one_face_stays_whole() -> None:

@@ -15,7 +15,8 @@ from PIL import Image
 
 import fit3d
 from fit3d import pipeline
-from fit3d.config import PartsConfig
+from fit3d.commands.options import export_config
+from fit3d.config import PartsConfig, Units, Up
 from fit3d.errors import NoFaceError, UsageError
 from fit3d.export.result_json import GivenFile, Source
 
@@ -225,6 +226,17 @@ def test_files_of_other_formats_are_not_left_behind(head: fit3d.Reconstruction, 
     assert "overlay" not in again.files and not (folder / "astronaut_overlay.jpg").exists()
     assert {path.name for path in (folder / "colmap").iterdir()} == colmap | {"mine.txt"}
     assert not (folder / "astronaut.obj").exists() and again.files["glb"].is_file()
+
+
+@pytest.mark.parametrize(("units", "up", "said"), [("mm", "y", "--units mm"), ("m", "z", "--up z")])
+def test_units_and_axis_without_an_obj_are_refused(units: Units, up: Up, said: str) -> None:
+    for formats in ("glb", "glb,colmap"):
+        with pytest.raises(UsageError, match=f"^{said}: .*--format {formats} writes none$"):
+            export_config(formats, units, up, "sheet")
+    assert export_config("obj,glb", units, up, "sheet") == fit3d.ExportConfig(
+        formats=("obj", "glb"), units=units, up=up
+    )
+    assert export_config("glb", "m", "y", "sheet").formats == ("glb",)
 
 
 def test_array_has_a_name_of_its_own_in_files(astronaut: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ import pytest
 import fit3d
 from fit3d import pipeline
 from fit3d.commands.app import main
-from fit3d.errors import UsageError
+from fit3d.errors import UnreadablePhotoError, UsageError
 from fit3d.observe import look, registry, weights
-from fit3d.observe.base import Backend, FaceParser, Landmarks, Parsing
+from fit3d.observe.base import Backend, FaceParser, LandmarkDetector, Landmarks, Parsing
 from fit3d.observe.registry import AUTO, choose, face_parser, landmark_detector, what_lacks
 from fit3d.observe.weights import WeightFile
 from fit3d.photo import Photo
@@ -58,10 +59,10 @@ class Better(FaceParser):
 # --- the order --------------------------------------------------------------------------------------------------
 
 
-def test_auto_prefers_trained_networks_and_ends_with_what_is_embedded() -> None:
-    assert registry.AUTO_LANDMARKS == ("face-alignment", "mediapipe")
-    assert registry.AUTO_PARSERS[:2] == ("facer:lapa", "facer:celebm")
-    assert registry._FACE_PARSERS[registry.AUTO_PARSERS[-1]].package is None, "one parser can always run"
+def test_one_parser_can_always_run() -> None:
+    last = registry.AUTO_PARSERS[-1]
+    assert registry._FACE_PARSERS[last].package is None
+    assert weights.present(last)
 
 
 @pytest.mark.parametrize(
@@ -156,6 +157,97 @@ def test_the_module_for_mediapipe_follows_what_is_installed(
     assert weights.present("mediapipe") == with_solutions
     lacks = what_lacks("landmark detector", "mediapipe")
     assert lacks is None if with_solutions else lacks is not None and "fit3d weights pull mediapipe" in lacks
+
+
+# --- on which device --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def made_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
+    """Fake backends 'recorder' of both kinds: on which device each was made. No device is looked for."""
+    made: dict[str, str] = {}
+
+    class Detector(LandmarkDetector):
+        def __init__(self, device: str = "cpu") -> None:
+            made["landmarks"] = device
+            self.backend = Backend("recorder", "1")
+
+        def detect(self, photo: Photo) -> list[Landmarks]:
+            return landmark_detector("mediapipe").detect(photo)
+
+    class Parser(Better):
+        def __init__(self, device: str = "cpu") -> None:
+            made["parser"] = device
+            super().__init__(device)
+
+    module = types.SimpleNamespace(Detector=Detector, Parser=Parser)
+    monkeypatch.setitem(sys.modules, "recorder_backends", module)  # type: ignore[arg-type]
+    monkeypatch.setitem(registry._LANDMARK_DETECTORS, "recorder", registry._Entry("recorder_backends", "Detector"))
+    monkeypatch.setitem(registry._FACE_PARSERS, "recorder", registry._Entry("recorder_backends", "Parser"))
+    for names in ("LANDMARK_DETECTORS", "FACE_PARSERS"):
+        monkeypatch.setattr(f"fit3d.commands.options.{names}", (*getattr(registry, names), "recorder"))
+    registry._loaded.cache_clear()
+    return made
+
+
+RECORDERS = {"landmarks": "recorder", "parser": "recorder"}
+ON_METAL = {"landmarks": "mps", "parser": "mps"}
+
+
+class _StopError(Exception):
+    """The backends have done their work."""
+
+
+def test_a_device_reaches_the_backends_from_python(
+    made_on: dict[str, str], astronaut: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mediapipe")
+    checked: list[str] = []
+    monkeypatch.setattr(pipeline, "check_device", lambda device, name="device": checked.append(device))
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise _StopError
+
+    monkeypatch.setattr(pipeline, "reconstruct", stop)
+    pipeline.look(astronaut, **RECORDERS, device="mps")
+    assert made_on == ON_METAL and set(checked) == {"mps"}
+    for function in (fit3d.fit, fit3d.fit_faces):
+        made_on.clear()
+        registry._loaded.cache_clear()
+        with pytest.raises(_StopError):
+            function(astronaut, **RECORDERS, config=fit3d.FitConfig(device="mps"))
+        assert made_on == ON_METAL
+
+
+@pytest.mark.parametrize("command", ["fit", "observe"])
+def test_a_device_reaches_the_backends_from_the_command_line(
+    made_on: dict[str, str], command: str, astronaut: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mediapipe")
+    for module in ("pipeline", "commands.options", f"commands.{command}"):
+        monkeypatch.setattr(f"fit3d.{module}.check_device", lambda device, name="": None, raising=False)
+    monkeypatch.setattr(pipeline, "reconstruct", pipeline.reconstruct if command == "observe" else _stopped)
+    named = ["--landmarks", "recorder", "--parser", "recorder", "--device", "mps"]
+    code = main([command, str(astronaut), "-o", str(tmp_path / "out"), *named])
+    assert code == (0 if command == "observe" else 1)
+    assert made_on == ON_METAL
+
+
+def _stopped(*_: Any, **__: Any) -> None:
+    raise UnreadablePhotoError("stopped here")
+
+
+@pytest.mark.parametrize("command", ["fit", "observe"])
+def test_a_device_that_is_not_there_is_said_before_any_work(
+    made_on: dict[str, str], command: str, astronaut: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    named = ["--landmarks", "recorder", "--parser", "recorder", "--device", "cuda:99"]
+    assert main([command, str(astronaut), "-o", str(tmp_path / "out"), *named]) == 2
+    (error,) = capfd.readouterr().err.splitlines()
+    assert error.startswith("error: --device cuda:99: ")
+    with pytest.raises(UsageError, match=r"^device cuda:99: "):
+        pipeline.look("missing.jpg", **RECORDERS, device="cuda:99")
+    assert made_on == {} and not (tmp_path / "out").exists()
 
 
 # --- on screen and in the result --------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from fit3d.errors import ModelFileError, UsageError
@@ -253,7 +254,7 @@ def damaged(kind: str, path: Path) -> None:
     elif kind == "no metadata":
         save_file(arrays, path)
     elif kind == "other schema":
-        save_file(arrays, path, metadata | {"schema": "2"})
+        save_file(arrays, path, metadata | {"schema": str(store.LAYOUT + 1)})
     elif kind == "names no list":
         save_file(arrays, path, metadata | {"objects": '{"head": 1}'})
     elif kind == "an array is missing":
@@ -288,6 +289,48 @@ def test_a_damaged_file_is_said_in_one_line(kind: str) -> None:
     assert "fit3d models remove small" in message
     assert "\n" not in message
     store.remove_stored("small")
+
+
+def of_older_layout(path: Path) -> None:
+    """Makes a stored model one that the first fit3d added, whose pieces had other names."""
+    with safe_open(path, framework="np") as file:
+        metadata = file.metadata()
+    arrays = load_file(path)
+    path.unlink()  # the file may be mapped: never write into it
+    save_file(arrays, path, metadata | {"schema": "1", "objects": '["head", "lashes"]'})
+
+
+def test_what_an_older_fit3d_added_is_to_be_added_again(tmp_path: Path) -> None:
+    own = tmp_path / "own.json"
+    own.write_text('{"schema": 1}', encoding="utf-8")
+    of_older_layout(store.store_model("small", raw_model(), own).path)
+    for function in (store.stored_model, store.read_stored):
+        with pytest.raises(ModelFileError, match="was added by an older fit3d: run `fit3d models add small ") as caught:
+            function("small")
+        assert "\n" not in str(caught.value) and "damaged" not in str(caught.value)
+    assert store.is_outdated("small") and store.stored_model("small", older=True).objects == ("head", "lashes")
+
+    with pytest.raises(UsageError, match="already"):
+        store.store_model("small", raw_model(1))
+    again = store.store_model("small", raw_model(), own)  # without replace
+    assert again.objects == ("head", "teeth") and not store.is_outdated("small")
+    assert_same(store.read_stored("small"), raw_model())
+
+
+def test_add_again_keeps_what_the_user_has_annotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fit3d.commands import models
+    from fit3d.commands.console import Console
+
+    monkeypatch.setattr("fit3d.morphable.raw.with_annotation", lambda raw, path: None)
+    monkeypatch.setattr(
+        models, "_stored_facts", lambda stored: dict.fromkeys(("vertices", "identity", "expressions"), 1)
+    )
+    own = tmp_path / "own.json"
+    own.write_text('{"schema": 1}', encoding="utf-8")
+    of_older_layout(store.store_model("small", raw_model(), own).path)
+    models._store("small", raw_model(), None, False, Console(quiet=True))
+    kept = store.stored_model("small").annotation
+    assert kept is not None and kept.read_bytes() == own.read_bytes()
 
 
 # --- RawModel's own checks --------------------------------------------------------------------------------------

@@ -16,12 +16,15 @@ from PIL import Image
 
 from fit3d.commands.app import main
 from fit3d.errors import Fit3dError, UsageError
+from fit3d.export.glb import material_of
 from fit3d.morphable.model import MorphableModel
+from fit3d.morphable.pieces import PieceKind, piece_kind
 from fit3d.morphable.registry import load_model
 from fit3d.render.atlas import make_atlas
 from fit3d.transfer import source as reading
 from fit3d.transfer.person import Head, bounded, named_alike, similarity_between
 from fit3d.transfer.pieces import piece_kinds, sphere
+from fit3d.transfer.sheet import carry_motion
 from fit3d.transfer.source import Result, read_result
 from fit3d.transfer.texture import carry_texture
 from fit3d.transfer.transfer import Transferred, errors_between, transfer
@@ -216,7 +219,26 @@ def test_names_of_both_sides_are_one_shape(coarse: MorphableModel) -> None:
 
 def test_pieces_are_told_by_their_names(coarse: MorphableModel) -> None:
     named = replace(coarse, objects=("head", "left_eyeball", "upper_teeth", "gums_tongue", "lash_film"))
-    assert piece_kinds(named) == ("skin", "eyeball", "teeth", "tongue", "attached")
+    assert piece_kinds(named) == ("skin", "eye", "teeth", "tongue", "attached")
+
+
+NAMES: dict[str, PieceKind] = {
+    **{"head": "skin", "Face": "skin", "left_eyelid": "skin", "EyeLid_R": "skin", "eye_socket": "skin", "neck": "skin"},
+    **{"left_eyeball": "eye", "LeftEye": "eye", "eye_r": "eye", "Iris": "eye", "sclera": "eye", "Cornea_L": "eye"},
+    **{"EyeLashes": "attached", "lashes": "attached", "Eyebrow": "attached", "eye_tear": "attached"},
+    **{"Teeth": "teeth", "lower_tooth": "teeth", "teeth_tongue": "teeth", "Tongue": "tongue", "gums": "tongue"},
+    **{"lash_film": "film", "EYE_FILM": "film"},
+}
+
+
+@pytest.mark.parametrize(("name", "kind"), NAMES.items())
+def test_one_rule_for_names(name: str, kind: PieceKind, coarse: MorphableModel) -> None:
+    materials = {"eye": "eye", "teeth": "mouth", "tongue": "mouth", "film": "film"}
+    assert piece_kind(name) == kind
+    assert material_of(name) == materials.get(kind, "skin")
+    named = replace(coarse, objects=("head", name, *coarse.objects[2:]))
+    if name != "head":
+        assert piece_kinds(named)[1] == ("attached" if kind in ("skin", "film") else kind)
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -312,9 +334,20 @@ def test_command_writes_beside_the_result_and_prints_errors(fitted: Path, capsys
         ({"parameters": {"identity": [0.0], "expression": {}}}, "has 1 values, expected 8"),
         ({"parameters": {"identity": [float("nan")] * 8, "expression": {}}}, "finite"),
         ({"parameters": {"identity": ["0"] * 8, "expression": {}}}, "finite"),
+        ({"parameters": {"identity": [10**400] * 8, "expression": {}}}, "finite"),
         ({"parameters": {"identity": [0.0] * 8, "expression": {"wink": 1.0}}}, "no expression called 'wink'"),
         ({"parameters": {"identity": [0.0] * 8, "expression": {"jawOpen": None}}}, "jawOpen"),
         ({"parameters": []}, "missing"),
+        ({"parameters": {"identity": [1e30] * 8, "expression": {}}}, "at most 50 standard deviations"),
+        ({"parameters": {"identity": [-50.1] + [0.0] * 7, "expression": {}}}, "at most 50 standard deviations"),
+        (
+            {"parameters": {"identity": [0.0] * 8, "expression": {"jawOpen": 1e9}}},
+            r"jawOpen is 1e\+09, expected 0 to 1",
+        ),
+        (
+            {"parameters": {"identity": [0.0] * 8, "expression": {"jawOpen": -0.01}}},
+            "jawOpen is -0.01, expected 0 to 1",
+        ),
     ],
 )
 def test_a_damaged_result_is_refused(
@@ -354,22 +387,87 @@ def test_missing_and_broken_files_are_named(fitted: Path, tmp_path: Path, other:
     with pytest.raises(UsageError, match=r"_neutral\.obj: missing"):
         read_result(files["json"])
     shutil.copy(files["obj"], files["neutral_obj"])
+    lines = files["obj"].read_text().splitlines()
+    vertices = [index for index, line in enumerate(lines) if line.startswith("v ")]
+    lines[vertices[0]] = "v 0 1e9 0"
+    files["obj"].write_text("\n".join(lines))
+    with pytest.raises(UsageError, match="reaches beyond 10 m"):
+        read_result(files["json"])
+    content = json.loads(files["json"].read_text())
+    content["parameters"]["expression"]["jawOpen"] = 1e9
+    files["json"].write_text(json.dumps(content))
+    with pytest.raises(UsageError, match=r"jawOpen is 1e\+09"):
+        read_result(files["json"])
+    content["parameters"]["expression"]["jawOpen"] = 0.0
+    files["json"].write_text(json.dumps(content))
     files["obj"].write_text("v 0 0 0\n")
     with pytest.raises(Fit3dError, match="1 vertices"):
         read_result(files["json"])
 
 
 @pytest.mark.usefixtures("known")
-def test_wrong_targets_are_refused(fitted: Path, coarse: MorphableModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_observation_and_several_results_are_named_as_such(fitted: Path, coarse: MorphableModel) -> None:
+    renamed = fitted.with_name("renamed")
+    shutil.copytree(fitted, renamed)
+    (renamed / "face_landmarks.json").write_text("{}")
+    assert (read_result(renamed).head.posed == person(coarse).posed).all()
+    shutil.copytree(fitted, fitted.with_name("other"))
+    (fitted.with_name("other") / "face.json").rename(fitted.with_name("other") / "other.json")
+    with pytest.raises(UsageError, match=r"holds 2 results; give the folder of one, such as .*face$"):
+        read_result(fitted.parent)
+
+    seen = fitted.with_name("seen")
+    seen.mkdir()
+    (seen / "seen_landmarks.json").write_text(json.dumps({"schema": 1, "landmarks_px": []}))
+    (seen / "seen_labelme.json").write_text("{}")
+    for path in (seen, seen / "seen_landmarks.json"):
+        with pytest.raises(UsageError, match="holds an observation, not a fit"):
+            read_result(path)
+
+
+@pytest.mark.usefixtures("known")
+def test_wrong_targets_are_refused(fitted: Path, coarse: MorphableModel) -> None:
     with pytest.raises(UsageError, match="no face model called 'nobody'"):
         transfer(fitted, "nobody")
     with pytest.raises(UsageError, match="texture_size"):
         transfer(fitted, "fine", texture_size=3)
     with pytest.raises(UsageError, match="no UVs"):
         transfer(fitted, replace(coarse, uv=np.zeros((0, 2), np.float32)))
-    monkeypatch.setattr("fit3d.transfer.transfer.FARTHEST_MM", 0.0)
+
+
+def waved(model: MorphableModel, high_m: float) -> MorphableModel:
+    """A head with waves 3 cm long on it, which no identity takes away."""
+    x, y, z = model.mean.unbind(1)
+    wave = high_m * (torch.sin(200.0 * x) + torch.sin(170.0 * y))
+    return replace(model, mean=torch.stack([x, y, z + wave], 1), identity=torch.zeros_like(model.identity))
+
+
+def test_a_model_that_cannot_lie_on_the_head_is_refused() -> None:
+    model = synthetic_model(8.0)
+    source = as_result(person(model))
+    near = transfer(source, waved(model, 0.005), texture_size=16)
+    assert 1.0 < near.errors["refined_neutral"].to_source.mean < 3.0
     with pytest.raises(UsageError, match="could not be laid onto"):
-        transfer(fitted, coarse)
+        transfer(source, waved(model, 0.010), texture_size=16)  # 4.4 mm off
+
+
+def test_a_head_that_is_off_only_with_its_expression_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = synthetic_model(8.0)
+
+    def moved(away_m: float) -> None:
+        def carry(*arguments: Any) -> tuple[np.ndarray, np.ndarray]:
+            motion, expression = carry_motion(*arguments)
+            return motion + np.array([0.0, 0.0, away_m]), expression
+
+        monkeypatch.setattr("fit3d.transfer.transfer.carry_motion", carry)
+
+    moved(0.002)
+    near = transfer(as_result(person(model)), model, texture_size=16)
+    assert 1.0 < near.errors["refined"].to_source.mean < 2.0
+    assert near.errors["refined_neutral"].to_source.mean < 0.1
+    moved(0.006)
+    with pytest.raises(UsageError, match="could not be laid onto"):
+        transfer(as_result(person(model)), model, texture_size=16)
 
 
 def test_a_result_is_not_written_over_its_source(other: Transferred, tmp_path: Path) -> None:

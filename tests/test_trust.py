@@ -176,3 +176,10 @@ def test_a_fit_that_misses_its_parts_or_landmarks_is_poor(model: MorphableModel)
     points = np.random.default_rng(0).permutation(observation.landmarks.points_px)
     noise = fitted(model, replace(observation, landmarks=replace(observation.landmarks, points_px=points)), FRONT)
     assert noise.status == "poor" and any("landmarks miss" in reason for reason in noise.mistrust)
+
+
+def test_a_label_image_without_parts_is_told(model: MorphableModel) -> None:
+    observation = seen(model, FRONT)
+    empty = fitted(model, replace(observation, parts=np.zeros_like(observation.parts)), FRONT)
+    assert any("no eye, brow, nose or lip is labelled" in warning for warning in empty.warnings)
+    assert not any("labelled" in warning for warning in fitted(model, observation, FRONT).warnings)

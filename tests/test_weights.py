@@ -437,6 +437,40 @@ def test_a_server_that_refuses(
     assert left_in(tmp_path) == set()
 
 
+def test_one_that_fails_does_not_stop_the_others(
+    table: dict[str, tuple[WeightFile, ...]], server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server.answer = lambda name: other(name) if name in ("a.pt", "own.task") else content_of(name)
+    assert main(["weights", "pull", "--all", "--json"]) == 2
+    said = capfd.readouterr()
+    outcomes = {record["file"]: record["outcome"] for record in map(json.loads, said.out.splitlines())}
+    names = {file.name for file in weights.FILES}
+    assert outcomes == {name: "failed" if name in ("a.pt", "own.task") else "downloaded" for name in names}
+    assert left_in(tmp_path) == names - {"a.pt", "own.task"}
+    errors = said.err.splitlines()
+    assert len(errors) == 2 and "a.pt" in errors[0] and "own.task" in errors[1]
+    assert all(line.startswith("error: ") and "SHA-256" in line for line in errors)
+    with pytest.raises(UsageError, match=r"a\.pt.*; .*own\.task"):
+        weights.pull(["first:a", "kept", "tens"])
+
+
+def test_a_silent_server_is_asked_once(
+    table: dict[str, tuple[WeightFile, ...]], server: Server, capfd: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    tried: list[str] = []
+
+    def silent(url: str, *_: Any, **__: Any) -> None:
+        tried.append(url)
+        raise UsageError(f"{url}: no answer within 30 s")
+
+    monkeypatch.setattr(weights, "download_file", silent)
+    assert main(["weights", "pull", "--all"]) == 2
+    assert len(tried) == 1
+    errors = capfd.readouterr().err.splitlines()
+    assert len(errors) == len(weights.FILES) and "no answer within 30 s" in errors[0]
+    assert [line for line in errors if "fit3d weights pull --all --from FOLDER" in line] == errors[-1:]
+
+
 def test_no_internet(
     table: dict[str, tuple[WeightFile, ...]], server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -565,8 +599,9 @@ def test_damage_is_found_and_repaired(
     assert main(["weights", "verify"]) == 1
     assert f"fit3d weights pull {name}" in error_of(capfd)
     assert main(["weights", "verify", "--json"]) == 1
-    states = {record["file"]: record["state"] for record in map(json.loads, capfd.readouterr().out.splitlines())}
-    assert [file for file, state in states.items() if state == "damaged"] == [name]
+    records = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert [record["file"] for record in records if record["state"] == "damaged"] == [name]
+    assert [record["file"] for record in records if not record["present"]] == [name]
 
     assert main(["weights", "pull", "--all", "--from", str(stick), "--quiet"]) == 0
     assert path.read_bytes() == content_of(name)

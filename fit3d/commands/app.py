@@ -20,7 +20,7 @@ import typer
 import fit3d
 from fit3d.commands.annotate import models_annotate_command
 from fit3d.commands.arkit import models_arkit_command
-from fit3d.commands.console import debug, print_error, unexpected
+from fit3d.commands.console import debug, print_error, unexpected, with_hint
 from fit3d.commands.doctor import doctor_command
 from fit3d.commands.evaluate import evaluate_parts_command
 from fit3d.commands.evaluate_geometry import evaluate_geometry_command
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _ClickException as error:
         message = error.format_message() if hasattr(error, "format_message") else str(error)
         if message:  # empty where the help was shown instead
-            print_error(message)
+            print_error(with_hint(message, sys.argv[1:] if arguments is None else arguments))
         return EXIT_USAGE
     except Exception as error:
         print_error(unexpected(error))

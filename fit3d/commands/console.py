@@ -30,8 +30,15 @@ def print_error(message: str) -> None:
 
 
 def one_line(message: str) -> str:
-    """`message` without line breaks."""
-    return " ".join(message.split())
+    """`message` without line breaks, and with what a terminal might obey, as names from files may hold it, escaped."""
+    words = " ".join(message.split())
+    return words if words.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in words)
+
+
+def with_hint(message: str, arguments: Sequence[str]) -> str:
+    """`message` of what is wrong with the `arguments`, and what to do where a file's name begins like an option."""
+    files = [each for each in arguments if each.startswith("-") and "=" not in each and os.path.lexists(each)]
+    return message + "".join(f"; for the file of that name write .{os.sep}{file}" for file in files[:1])
 
 
 def failure_of_photo(error: Exception) -> tuple[str, str]:

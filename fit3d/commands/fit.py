@@ -16,6 +16,7 @@ from fit3d.commands.options import (
     EXPORT,
     FORMATS,
     AnchorsOption,
+    DelightOption,
     DeviceOption,
     FocalOption,
     FormatOption,
@@ -81,6 +82,7 @@ def fit_command(
             "--texture-size", min=SMALLEST_TEXTURE, max=LARGEST_TEXTURE, help="Side of the texture image in pixels."
         ),
     ] = TextureConfig.size,
+    delight: DelightOption = TextureConfig.delight,
     formats: FormatOption = FORMATS,
     units: UnitsOption = EXPORT.units,
     up: UpOption = EXPORT.up,
@@ -104,7 +106,7 @@ def fit_command(
     loaded = load_model(model)
     console = Console(quiet=quiet, as_json=as_json)
     taken = choose_backends(landmarks, parser, console, detects=not landmarks_file, parses=not parts)
-    look = Look(taken.landmarks, taken.parser, choice, taken.note)
+    look = Look(taken.landmarks, taken.parser, choice, taken.note, config.device)
 
     def fit_face(face: Face, stage: Callable[[str], None]) -> None:
         reconstruction = pipeline.reconstruct(
@@ -113,6 +115,7 @@ def fit_command(
             model=loaded,
             focal_px=focal,
             texture_size=texture_size,
+            delight=delight,
             config=config,
             on_stage=stage,
         )

@@ -8,8 +8,11 @@ from typing import Annotated
 
 import typer
 
+from fit3d.checks import check_device
 from fit3d.commands.console import Console
 from fit3d.commands.options import (
+    DEFAULTS,
+    DeviceOption,
     JsonOption,
     LandmarksOption,
     ParserOption,
@@ -44,6 +47,7 @@ def observe_command(
     landmarks_file: LandmarksFileOption = None,
     parts: PartsOption = None,
     face: FaceOption = "largest",
+    device: DeviceOption = DEFAULTS.device,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> int:
@@ -55,11 +59,12 @@ def observe_command(
     Exit code: 0 all done; 1 some photo shows no such face (the others are done); 2 wrong usage; 130 interrupted.
     """
     check_backends(landmarks, parser)
+    check_device(device, "--device")
     choice = parse_face(face)
     jobs = photo_jobs(photos, out, parts, landmarks_file, "observation")
     console = Console(quiet=quiet, as_json=as_json)
     taken = choose_backends(landmarks, parser, console, detects=not landmarks_file, parses=not parts)
-    look = Look(taken.landmarks, taken.parser, choice, taken.note)
+    look = Look(taken.landmarks, taken.parser, choice, taken.note, device)
 
     def save_face(face: Face, stage: Callable[[str], None]) -> None:
         import numpy as np

@@ -23,7 +23,7 @@ EXPORT = ExportConfig()
 FORMATS = ",".join(EXPORT.formats)
 LANDMARKS_KIND: Kind = "landmark detector"
 PARSER_KIND: Kind = "face parser"
-MEASURED_LANDMARKS, MEASURED_PARSER = "mediapipe", "contours"
+MEASURED_LANDMARKS, MEASURED_PARSER = "mediapipe", "embedded"
 """What `fit3d evaluate` looks with unless told otherwise: the same on every machine, whichever weights are there."""
 
 ModelOption = Annotated[str, typer.Option("--model", help="Face model, see `fit3d models list`.", metavar="NAME")]
@@ -68,7 +68,7 @@ IterationsOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of random draws.")]
 DeviceOption = Annotated[
-    str, typer.Option("--device", help="torch device of the fit: cpu, cuda, cuda:1, mps.", metavar="DEVICE")
+    str, typer.Option("--device", help="torch device that computes: cpu, cuda, cuda:1, mps.", metavar="DEVICE")
 ]
 FocalOption = Annotated[
     float | None,
@@ -83,6 +83,9 @@ FocalOption = Annotated[
 SheetOption = Annotated[
     Path | None,
     typer.Option("--sheet", metavar="FOLDER", help="Write a picture of each fit to this folder.", show_default=False),
+]
+DelightOption = Annotated[
+    bool, typer.Option("--delight", help="Take the photo's light, as far as it changes slowly, out of the texture.")
 ]
 FormatOption = Annotated[
     str,
@@ -134,6 +137,9 @@ def export_config(formats: str, units: Units, up: Up, overlay: Overlay) -> Expor
     for name in names:
         if name not in known:
             raise UsageError(f"--format {formats}: expected one or more of {', '.join(known)}, with commas")
+    for option, value, default in (("--units", units, EXPORT.units), ("--up", up, EXPORT.up)):
+        if value != default and "obj" not in names:
+            raise UsageError(f"{option} {value}: only an OBJ has a choice, and --format {formats} writes none")
     return ExportConfig(formats=cast(tuple[Format, ...], names), units=units, up=up, overlay=overlay)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -51,6 +53,18 @@ FaceOption = Annotated[
 ]
 
 
+_OF_ONE_FOLDER = (
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENOTEMPTY,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENAMETOOLONG,
+)
+"""Why one photo's folder may not be written to where the folders of others may: no full disk is among them."""
+
+
 @dataclass(frozen=True)
 class Look:
     """How the photos of a call are looked at."""
@@ -60,6 +74,8 @@ class Look:
     face: FaceChoice
     note: str = ""
     """What to tell about the choice of both, once anything was found."""
+    device: str = "cpu"
+    """torch device of detectors and parsers."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +87,8 @@ class PhotoJob:
     """Where its files go; with `--face all`, '-face1', '-face2', ... are added."""
     parts: Path | None
     landmarks_file: Path | None
+    kind: Literal["fit", "observation"]
+    """Of the files to be written."""
 
 
 @dataclass(frozen=True)
@@ -99,21 +117,17 @@ def photo_jobs(
     """The photos of a call with their folders and files.
 
     Raises:
-        UsageError: not as many files as photos, or a folder that holds files of the other kind.
+        UsageError: not as many files as photos.
     """
     given_parts = _one_for_each("--parts", parts or [], len(photos))
     given_landmarks = _one_for_each("--landmarks-file", landmarks_files or [], len(photos))
     from fit3d.export.files import output_folder
-    from fit3d.pipeline import check_vacant
 
     used = set[str]()
-    jobs = [
-        PhotoJob(photo, output_folder(out, photo.stem, used), labels, landmarks)
+    return [
+        PhotoJob(photo, output_folder(out, photo.stem, used), labels, landmarks, kind)
         for photo, labels, landmarks in zip(photos, given_parts, given_landmarks, strict=True)
     ]
-    for job in jobs:
-        check_vacant(job.folder, kind)
-    return jobs
 
 
 def _one_for_each(option: str, files: Sequence[Path], count: int) -> list[Path | None]:
@@ -135,13 +149,35 @@ def for_each_face(
 
     Returns:
         The exit code: 1 where anything failed, else 0.
+
+    Raises:
+        UsageError: a folder holds files of the other kind or edited ones, or the disk is full.
     """
     failed = 0
-    with _writable_folder(out), console.progress(len(jobs)):
-        for job in jobs:
-            failed += not _faces_of_photo(job, look, console, do)
-            console.advance()
+    with _writable_folder(out):
+        _check_vacant(jobs, look.face)
+        with console.progress(len(jobs)):
+            for job in jobs:
+                failed += not _faces_of_photo(job, look, console, do)
+                console.advance()
     return 1 if failed else 0
+
+
+def _check_vacant(jobs: Sequence[PhotoJob], face: FaceChoice) -> None:
+    """Raises UsageError, before any work, where a folder that may be written to holds what must not be replaced."""
+    from fit3d.pipeline import check_vacant
+
+    for job in jobs:
+        folders = [job.folder]
+        if face == "all":
+            of_face = re.compile(re.escape(job.folder.name) + "-face[0-9]+")
+            folders = sorted(path for path in job.folder.parent.iterdir() if of_face.fullmatch(path.name))
+        for folder in folders:
+            try:
+                check_vacant(folder, job.kind)
+            except UsageError as error:
+                if not _of_one_folder(error):  # else said when its photo's turn comes
+                    raise
 
 
 def _faces_of_photo(
@@ -161,6 +197,7 @@ def _faces_of_photo(
             parser=look.parser,
             parts=job.parts,
             landmarks_file=job.landmarks_file,
+            device=look.device,
         )
         chosen = pipeline.choose_faces(sighting, look.face)
     except Exception as error:
@@ -201,11 +238,18 @@ def warn_of_photo(photo: Path, warnings: Sequence[str], console: Console) -> Non
 def _report_failure(photo: Path, number: int | None, error: Exception, console: Console) -> None:
     """Says that a photo, or its face `number`, could not be done; raises again what concerns the whole call."""
     where = str(photo) if number is None else f"{photo}, face {number}"
-    status, message = failure_of_photo(error)
+    status, message = ("failed", str(error)) if _of_one_folder(error) else failure_of_photo(error)
     console.error(message if str(photo) in message else f"{where}: {message}")
     if console.as_json:
         record: dict[str, Any] = {"photo": str(photo), "face": number, "status": status, "error": message}
         console.result("", record)
+
+
+def _of_one_folder(error: BaseException | None) -> bool:
+    """Whether the operating system forbade to write to one photo's folder."""
+    while isinstance(error, UsageError):
+        error = error.__cause__
+    return isinstance(error, OSError) and error.errno in _OF_ONE_FOLDER
 
 
 @contextmanager

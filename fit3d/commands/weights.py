@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fit3d.observe.weights import Pulled, WeightFile
 
 EXIT_DAMAGED = 1
+EXIT_FAILED = 2
 
 AsJsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per file and line.")]
 _NAMES_HELP = "Backends, such as 'face-alignment' or 'facer:celebm', or files, see `fit3d weights list`."
@@ -45,11 +46,13 @@ def weights_pull_command(
     ] = None,
     quiet: QuietOption = False,
     as_json: AsJsonOption = False,
-) -> None:
+) -> int:
     """Download weights to where their packages look for them, or copy them there.
 
     Files that are there and right stay, damaged ones are replaced. An interrupted download goes on where it stopped.
-    What comes is checked before it takes its place.
+    What comes is checked before it takes its place. Where one file fails, the others come all the same.
+
+    Exit code: 0 all are there; 2 some failed, which are named at the end, or wrong usage.
     """
     from fit3d.observe import weights
 
@@ -62,23 +65,30 @@ def weights_pull_command(
     def on_bytes(file: WeightFile, so_far: int) -> None:
         console.stage(f"{file.name}  {so_far / 1e6:.1f} of {_size(file)}")
 
+    problems: list[str] = []
+
     def on_file(pulled: Pulled) -> None:
-        said = {"there": "was there", "downloaded": "downloaded", "copied": "copied"}[pulled.outcome]
+        said = {"there": "was there"}.get(pulled.outcome, pulled.outcome)
         facts = _facts(pulled.file)
-        console.result(f"{said:10} {facts['path']}", facts | {"outcome": pulled.outcome})
-        if pulled.outcome != "there":
+        record = facts | {"outcome": pulled.outcome, "problem": pulled.problem}
+        console.result(f"{said:10} {facts['path']}", record)
+        if pulled.outcome == "failed":
+            problems.append(pulled.problem)
+        elif pulled.outcome != "there":
             console.note(f"{pulled.file.name}: {pulled.file.licence}")
         console.advance()
 
     with console.progress(count):
         try:
             weights.pull(wanted, from_folder, on_bytes, on_file)
-        except UsageError as error:
-            if not any(sign in str(error) for sign in ("no connection", "no answer")):
+        except UsageError:
+            if not problems:  # nothing was begun
                 raise
-            raise UsageError(
-                f"{error}; without internet: fit3d weights pull {' '.join(names or ['--all'])} --from FOLDER"
-            ) from error
+    unreached = [problem for problem in problems if weights.is_of_connection(problem)]
+    for problem in problems:
+        hint = f"; without internet: fit3d weights pull {' '.join(names or ['--all'])} --from FOLDER"
+        console.error(problem + (hint if problem in unreached[-1:] else ""))
+    return EXIT_FAILED if problems else 0
 
 
 def weights_verify_command(
@@ -100,7 +110,7 @@ def weights_verify_command(
         file = finding.file
         console.result(
             f"{finding.state:10} {file.name}{_how_sure(file) if finding.state == 'present' else ''}",
-            _facts(file) | {"state": finding.state, "problem": finding.problem},
+            _facts(file) | {"present": finding.state == "present", "state": finding.state, "problem": finding.problem},
         )
         if finding.state == "damaged":
             damaged += 1

@@ -59,6 +59,10 @@ class Source:
     """Side of the texture, px."""
     landmarks_file: GivenFile | None = None
     """None where a detector found the landmarks."""
+    delight: bool = False
+    """Whether the light was taken out of the texture."""
+    light: np.ndarray | None = None
+    """(9, 3) coefficients of `fit3d.render.light`; None where too little skin was seen to tell."""
 
 
 def result_dict(
@@ -146,6 +150,7 @@ def result_dict(
                 "config": dataclasses.asdict(config),
             },
             "texture_size": source.texture_size,
+            "texture": {"size": source.texture_size, "delight": source.delight, "light": source.light},
             "export": dataclasses.asdict(export),
             "timings_s": dict(timings_s),
             "warnings": list(warnings),

@@ -27,11 +27,22 @@ REACH_PX = 3
 MOST_MIXED = 0.5
 """Largest share of pixels on softened borders; a picture with more of them is no label image."""
 
+MOST_COLOURS = 2**18
+"""Most colours of a picture; those `NEAR` the parts' are fewer."""
+
+MOST_MIXTURES = 2**15
+"""Most mixed colours of a picture, each counted once for every choice of parts around it."""
+
+MOST_NAMED_PX = 2**12
+"""Pixels among which those that a message names are looked for."""
+
 _COLOURS = np.array(PART_COLOURS, np.int16)
 _PAIRS, _TRIPLES = (np.array(list(itertools.combinations(range(len(PART_COLOURS)), count))) for count in (2, 3))
 _SHARES = np.array([(a, b, 8 - a - b) for a in range(9) for b in range(9 - a)], np.float32) / 8.0
 """(45, 3) shares in a mixture of three."""
-_UNKNOWN = 255
+_UNKNOWN, _NOT_TRIED = 255, 254
+_CASES_AT_ONCE = 256
+"""Mixtures that are looked for at once; the memory goes with it."""
 
 
 class UnknownColoursError(ValueError):
@@ -75,70 +86,96 @@ def labels_of_colours(pixels: np.ndarray) -> np.ndarray:
     if pixels.shape[2] == 4:
         labels[pixels[..., 3] < 128] = BACKGROUND
 
-    unknown = np.nonzero(labels == _UNKNOWN)
-    colours, which = np.unique(packed[unknown], return_inverse=True)
-    distance = _distances(np.stack([colours >> 16, colours >> 8 & 255, colours & 255], -1))
-    snapped = np.where(distance.min(1) <= NEAR, distance.argmin(1), _UNKNOWN) if len(colours) else colours
-    labels[unknown] = snapped[which.reshape(-1)]
+    unknown = labels == _UNKNOWN
+    if not unknown.any():
+        return labels
+    found = packed[unknown]
+    by_colour = np.zeros(2**24, np.uint8)
+    by_colour[found] = 1
+    colours = np.flatnonzero(by_colour)
+    if len(colours) > MOST_COLOURS:
+        raise UnknownColoursError(_named(pixels, np.nonzero(unknown)))
+    distance = _distances(_unpacked(colours))
+    by_colour[colours] = np.where(distance.min(1) <= NEAR, distance.argmin(1), _UNKNOWN)
+    labels[unknown] = by_colour[found]
 
-    unknown = np.nonzero(labels == _UNKNOWN)
-    if len(unknown[0]) > MOST_MIXED * labels.size:
-        raise UnknownColoursError(_named(pixels, unknown))
-    if len(unknown[0]):
-        labels[unknown] = _labels_of_mixtures(pixels, labels, unknown)
-        unknown = np.nonzero(labels == _UNKNOWN)
-        if len(unknown[0]):
-            raise UnknownColoursError(_named(pixels, unknown))
+    unknown = labels == _UNKNOWN
+    count = np.count_nonzero(unknown)
+    if count > MOST_MIXED * labels.size or np.count_nonzero(by_colour[colours] == _UNKNOWN) > MOST_MIXTURES:
+        raise UnknownColoursError(_named(pixels, np.nonzero(unknown)))
+    if count:
+        places = np.nonzero(unknown)
+        labels[places] = mixed = _labels_of_mixtures(packed[places], labels, places)
+        if (mixed == _UNKNOWN).any():
+            raise UnknownColoursError(_named(pixels, tuple(at[mixed == _UNKNOWN] for at in places)))
     return labels
 
 
-def _labels_of_mixtures(pixels: np.ndarray, labels: np.ndarray, places: tuple[np.ndarray, ...]) -> np.ndarray:
-    """Labels (M,) of pixels at `places` (rows, columns) whose colour is mixed; `_UNKNOWN` where it cannot be.
+def _labels_of_mixtures(packed: np.ndarray, labels: np.ndarray, places: tuple[np.ndarray, ...]) -> np.ndarray:
+    """Labels (M,) of pixels at `places` (rows, columns) whose colour (M,), three bytes of a number, is mixed.
 
-    A mixture lies between the colours of two or three parts within `REACH_PX`.
+    A mixture lies between the colours of two or three parts within `REACH_PX`. Once some are `_UNKNOWN`, because they
+    are none, others are `_NOT_TRIED`.
     """
     rows, columns = places
     window = tuple(
         slice(max(int(at.min()) - REACH_PX, 0), int(at.max()) + REACH_PX + 1) for at in (rows, columns)
     )  # only here may a border be
-    near = np.zeros((len(rows), len(PART_COLOURS)), bool)
+    case = packed.astype(np.int64) << len(PART_COLOURS)  # the colour, and a bit for each part that is near
     for label in range(len(PART_COLOURS)):
         around = ndimage.maximum_filter((labels[window] == label).astype(np.uint8), size=2 * REACH_PX + 1)
-        near[:, label] = around[rows - window[0].start, columns - window[1].start] > 0
-    colours = pixels[rows, columns, :3].astype(np.float32)
-    result = np.full(len(rows), _UNKNOWN, np.uint8)
-    # a part that is one pixel wide may have no pixel of its own colour: then one part of a mixture need not be near
-    for far in (0, 1):
-        for mixtures, chunk in ((_of_two, 4096), (_of_three, 128)):
-            unknown = np.flatnonzero((result == _UNKNOWN) & near.any(1))
-            for start in range(0, len(unknown), chunk):  # 66 pairs or 9900 mixtures of three for each pixel
-                part = unknown[start : start + chunk]
-                result[part] = mixtures(colours[part], near[part], far)
+        case |= around[rows - window[0].start, columns - window[1].start].astype(np.int64) << label
+    cases, which = np.unique(case, return_inverse=True)
+    if len(cases) > MOST_MIXTURES:
+        return np.full(len(case), _UNKNOWN, np.uint8)
+    colours = _unpacked(cases >> len(PART_COLOURS)).astype(np.float32)
+    near = (cases[:, None] >> np.arange(len(PART_COLOURS)) & 1).astype(bool)
+    return _labels_of_cases(colours, near)[which.reshape(-1)]
+
+
+def _labels_of_cases(colours: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """Labels (M,) of mixtures (M, 3) of the colours of parts `near` (M, 12); see `_labels_of_mixtures`."""
+    result = np.where(near.any(1), _NOT_TRIED, _UNKNOWN).astype(np.uint8)
+    if (result == _UNKNOWN).any():
+        return result
+    # spread over the picture's colours, so that one which is no mixture is met soon
+    count = -(-len(colours) // _CASES_AT_ONCE)
+    for start in range(count):
+        part = np.arange(start, len(colours), count)
+        # a part that is one pixel wide may have no pixel of its own colour: then one part of a mixture need not be near
+        for far in (0, 1):
+            for members, mixtures in ((_PAIRS, _of_two), (_TRIPLES, _of_three)):
+                unknown = part[result[part] >= _NOT_TRIED]
+                # those with the same parts around have the same mixtures to be compared with
+                kinds, kind = np.unique(near[unknown], axis=0, return_inverse=True)
+                for index, around in enumerate(kinds):
+                    allowed = members[around[members].sum(-1) >= members.shape[1] - far]
+                    these = unknown[kind.reshape(-1) == index]
+                    if len(allowed):
+                        result[these] = mixtures(colours[these], allowed)
+        if (result[part] == _UNKNOWN).any():
+            return result
     return result
 
 
-def _of_two(colours: np.ndarray, near: np.ndarray, far: int) -> np.ndarray:
-    """Labels (M,) of mixtures (M, 3) of the colours of two parts, all but `far` of them `near` (M, 12); `_UNKNOWN`
-    where they are none."""
-    first, second = _COLOURS[_PAIRS[:, 0]].astype(np.float32), _COLOURS[_PAIRS[:, 1]].astype(np.float32)
+def _of_two(colours: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Labels (M,) of mixtures (M, 3) of the colours of `pairs` (P, 2) of parts; `_UNKNOWN` where they are none."""
+    first, second = (_COLOURS[pairs[:, side]].astype(np.float32) for side in (0, 1))
     line = second - first
     share = np.clip(((colours[:, None] - first) * line).sum(-1) / (line * line).sum(-1), 0.0, 1.0)
     off = np.abs(first + share[..., None] * line - colours[:, None]).max(-1)
-    off[near[:, _PAIRS].sum(-1) < 2 - far] = np.inf
     best, every = off.argmin(1), np.arange(len(colours))
     side = (share[every, best] > 0.5).astype(int)
-    return np.where(off[every, best] <= MIXED, _PAIRS[best, side], _UNKNOWN).astype(np.uint8)
+    return np.where(off[every, best] <= MIXED, pairs[best, side], _UNKNOWN).astype(np.uint8)
 
 
-def _of_three(colours: np.ndarray, near: np.ndarray, far: int) -> np.ndarray:
-    """The same for mixtures of three."""
-    mixtures = np.einsum("sk,tkc->tsc", _SHARES, _COLOURS[_TRIPLES].astype(np.float32))
-    off = np.abs(mixtures - colours[:, None, None]).max(-1)
-    off[near[:, _TRIPLES].sum(-1) < 3 - far] = np.inf
-    off = off.reshape(len(colours), -1)
+def _of_three(colours: np.ndarray, triples: np.ndarray) -> np.ndarray:
+    """The same for mixtures of `triples` (T, 3)."""
+    mixtures = np.einsum("sk,tkc->tsc", _SHARES, _COLOURS[triples].astype(np.float32)).reshape(-1, 3)
+    off = np.abs(mixtures - colours[:, None]).max(-1)
     best = off.argmin(1)
     triple, shares = np.divmod(best, len(_SHARES))
-    label = _TRIPLES[triple, _SHARES[shares].argmax(1)]
+    label = triples[triple, _SHARES[shares].argmax(1)]
     return np.where(off[np.arange(len(colours)), best] <= MIXED, label, _UNKNOWN).astype(np.uint8)
 
 
@@ -147,8 +184,14 @@ def _distances(colours: np.ndarray) -> np.ndarray:
     return np.abs(colours[:, None].astype(np.int16) - _COLOURS).max(-1)
 
 
+def _unpacked(packed: np.ndarray) -> np.ndarray:
+    """(N, 3) channels of colours (N,) that are three bytes of a number."""
+    return np.stack([packed >> 16, packed >> 8 & 255, packed & 255], -1)
+
+
 def _named(pixels: np.ndarray, places: tuple[np.ndarray, ...]) -> str:
     """A few of the colours at `places` (rows, columns), each with a place."""
+    places = tuple(at[:MOST_NAMED_PX] for at in places)
     colours, first = np.unique(pixels[places][:, :3], axis=0, return_index=True)
     shown = [
         f"#{red:02x}{green:02x}{blue:02x} at pixel {places[1][at]}, {places[0][at]}"

@@ -22,6 +22,9 @@ EPS does."""
 BOX_SHARE = 1.3
 """Sides of the box in which a face's parts lie, in sides of its landmarks' box."""
 
+_ROWS_AT_ONCE = 512
+"""Rows whose pixels are listed at once, which takes many times their memory."""
+
 
 class LabelImage(FaceParser):
     """Says what a file says, without the parts of the photo's other faces."""
@@ -49,26 +52,41 @@ def labels_of_face(labels: np.ndarray, landmarks: Landmarks) -> np.ndarray:
     window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     result = labels.copy()
     seen = result[window]  # a view: what is done to it is done to `result`
-    pieces, _ = ndimage.label(is_part[window], structure=np.ones((3, 3), bool))
+    pieces, count = ndimage.label(is_part[window], structure=np.ones((3, 3), bool))
 
     left, top, right, bottom = landmarks.box_px
     reach_x, reach_y = ((BOX_SHARE - 1.0) / 2.0 * (high - low) for low, high in ((left, right), (top, bottom)))
     x, y = np.arange(seen.shape[1]) + columns[0] + 0.5, np.arange(seen.shape[0]) + rows[0] + 0.5
     inside_x = (x >= left - reach_x) & (x <= right + reach_x)
     inside_y = (y >= top - reach_y) & (y <= bottom + reach_y)
+    at_y, at_x = _centroids(pieces, count)
+    foreign = ~(inside_y[at_y] & inside_x[at_x])
+    foreign[0] = False
     own = _piece_under(pieces, landmarks.points_px - [columns[0], rows[0]])
-    for piece, (of_y, of_x) in enumerate(ndimage.find_objects(pieces), start=1):
-        here = pieces[of_y, of_x] == piece
-        outside = ~(inside_y[of_y, None] & inside_x[None, of_x])
-        if piece == own:
-            features = here & (seen[of_y, of_x] != SKIN)
-            foreign = here & outside if (features & outside).any() else None
-        else:
-            at_y, at_x = (round(at) for at in ndimage.center_of_mass(here))
-            foreign = here if outside[at_y, at_x] else None
-        if foreign is not None:
-            seen[of_y, of_x][foreign] = BACKGROUND
+    if own:
+        foreign[own] = False
+    seen[foreign[pieces]] = BACKGROUND
+    if own:
+        beyond = (pieces == own) & ~(inside_y[:, None] & inside_x)
+        if (beyond & (seen != SKIN)).any():
+            seen[beyond] = BACKGROUND
     return result
+
+
+def _centroids(pieces: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(count + 1,) rows and columns of the pixels nearest to the centroids of the pieces (H, W), by their numbers; that
+    of number 0, what is no piece, is 0."""
+    sums = np.zeros((3, count + 1))
+    for top in range(0, len(pieces), _ROWS_AT_ONCE):
+        y, x = np.nonzero(pieces[top : top + _ROWS_AT_ONCE])
+        y += top
+        numbers = pieces[y, x]
+        low = int(numbers.min(initial=count))
+        for total, values in zip(sums, (None, y, x), strict=True):
+            here = np.bincount(numbers - low, values)
+            total[low : low + len(here)] += here
+    at = np.rint(sums[1:] / np.maximum(sums[0], 1)).astype(int)
+    return at[0], at[1]
 
 
 def _piece_under(pieces: np.ndarray, points: np.ndarray) -> int:

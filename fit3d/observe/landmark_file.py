@@ -27,10 +27,13 @@ from fit3d import __version__
 from fit3d.checks import is_finite
 from fit3d.errors import LandmarkFileError
 from fit3d.landmarks import LANDMARK_COUNTS, MOST_MISSING
-from fit3d.observe.base import Backend, LandmarkDetector, Landmarks
+from fit3d.observe.base import Backend, Landmarks
 from fit3d.photo import Photo
 
 MOST_BYTES = 16 * 2**20
+"""Size from which on a file is not parsed, without the picture that labelme may have put into it."""
+
+MOST_BYTES_WITH_PICTURE = 256 * 2**20
 """Size from which on a file is not read."""
 
 SMALLEST_FACE_PX = 8.0
@@ -42,25 +45,19 @@ LEAST_INSIDE = 0.25
 PTS_FROM_PX = 0.5
 """Added to fit3d's pixels it gives those of `.pts` files."""
 
+_PICTURE = re.compile(rb'("imageData"\s*:\s*)"[A-Za-z0-9+/=]*"')
+"""A picture in base64, as labelme stores it by default."""
+
 _MISSING = ((-1.0, -1.0), (0.0, 0.0))
 _LAYOUTS = {count: layout for layout, count in LANDMARK_COUNTS.items()}
 _EXPECTED = " or ".join(f"{count} ({layout})" for count, layout in _LAYOUTS.items())
 
 
-class LandmarkFile(LandmarkDetector):
-    """Says what a file says: one face."""
+def read_landmark_file(path: str | Path, photo: Photo) -> tuple[Landmarks, tuple[str, ...]]:
+    """Landmarks of one face of `photo` from a file, and what the user should know of it, one sentence each.
 
-    def __init__(self, path: str | Path) -> None:
-        self.backend = Backend("landmark_file", __version__)
-        self._path = path
-
-    def detect(self, photo: Photo) -> list[Landmarks]:
-        """The file's face, see `read_landmark_file`."""
-        return [read_landmark_file(self._path, photo)]
-
-
-def read_landmark_file(path: str | Path, photo: Photo) -> Landmarks:
-    """Landmarks of one face of `photo` from a file.
+    Where the file tells no confidence, a point that is there counts fully: whoever set it knows where it lies, also
+    where the head hides it.
 
     Raises:
         LandmarkFileError: not readable, another number of points, too few points, another size of the photo, or
@@ -68,8 +65,9 @@ def read_landmark_file(path: str | Path, photo: Photo) -> Landmarks:
     """
     name = str(path)
     text = _text_of(name)
+    warnings: tuple[str, ...] = ()
     if text.startswith(("[", "{")) and not name.lower().endswith(".pts"):
-        points, confidence = _from_json(name, text, photo)
+        points, confidence, warnings = _from_json(name, text, photo)
     elif re.match(r"version|n_points|\{", text, re.IGNORECASE):
         points, confidence = _from_pts(name, text), None
     else:
@@ -79,8 +77,9 @@ def read_landmark_file(path: str | Path, photo: Photo) -> Landmarks:
     ):
         _refuse(name, f"expected as 'confidence' null or {len(points)} numbers from 0 to 1, one for each point")
     _check_place(name, points, photo)
-    trust = None if confidence is None else np.array(confidence, np.float64)
-    return Landmarks(_LAYOUTS[len(points)], points, Backend("landmark_file", __version__), trust)
+    trust = np.isfinite(points).all(1) if confidence is None else np.array(confidence)
+    backend = Backend("landmark_file", __version__)
+    return Landmarks(_LAYOUTS[len(points)], points, backend, trust.astype(np.float64)), warnings
 
 
 def pts_text(points_px: np.ndarray) -> str:
@@ -104,12 +103,18 @@ def _text_of(name: str) -> str:
         if not Path(name).is_file():
             _refuse(name, "not a file; give a landmark file: JSON, .pts, or two columns of text")
         with open(name, "rb") as file:
-            content = file.read(MOST_BYTES + 1)
+            content = file.read(MOST_BYTES_WITH_PICTURE + 1)
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         reason = getattr(error, "strerror", None) or error
         raise LandmarkFileError(f"{name}: cannot be read ({reason}); check the file and its permissions") from error
+    if MOST_BYTES < len(content) <= MOST_BYTES_WITH_PICTURE:
+        content = _PICTURE.sub(rb"\1null", content)
     if len(content) > MOST_BYTES:
-        _refuse(name, f"larger than {MOST_BYTES >> 20} MiB; give landmarks only, without the picture")
+        _refuse(
+            name,
+            f"larger than {MOST_BYTES >> 20} MiB (with labelme's picture, {MOST_BYTES_WITH_PICTURE >> 20} MiB); give "
+            "landmarks only, from labelme with --nodata",
+        )
     try:
         text = content.decode("utf-8-sig").strip()
     except UnicodeDecodeError:
@@ -119,20 +124,25 @@ def _text_of(name: str) -> str:
     return text
 
 
-def _from_json(name: str, text: str, photo: Photo) -> tuple[np.ndarray, list[Any] | None]:
-    """Points (N, 2), and the confidences that the file tells, not checked yet."""
+def _from_json(name: str, text: str, photo: Photo) -> tuple[np.ndarray, list[Any] | None, tuple[str, ...]]:
+    """Points (N, 2), the confidences that the file tells, not checked yet, and warnings."""
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise LandmarkFileError(f"{name}: not JSON ({reason}); give the file as `fit3d observe` writes it") from error
-    confidence, holder = None, data
+    confidence, holder, warnings = None, data, tuple[str, ...]()
     if isinstance(data, dict):
         size = data["photo"] if isinstance(data.get("photo"), dict) else data
         _check_size(name, photo, size.get("width"), size.get("height"))
+        if size.get("sha256") not in (None, photo.sha256):
+            warnings = (
+                f"{name}: the landmarks were made for another photo (of the same size, or this one before it "
+                "was saved again); check that they lie on the face",
+            )
         if isinstance(data.get("shapes"), list):
             _check_size(name, photo, data.get("imageWidth"), data.get("imageHeight"))
-            return _from_labelme(name, data["shapes"], data.get("layout")), None
+            return _from_labelme(name, data["shapes"], data.get("layout")), None, warnings
         inner = data["observation"] if isinstance(data.get("observation"), dict) else data
         holder = next((inner[key] for key in ("landmarks_px", "landmarks", "points") if key in inner), None)
         confidence = inner.get("confidence", inner.get("landmark_confidence"))
@@ -141,7 +151,8 @@ def _from_json(name: str, text: str, photo: Photo) -> tuple[np.ndarray, list[Any
     if confidence is not None and not isinstance(confidence, list):
         _refuse(name, "expected as 'confidence' null or a list of numbers from 0 to 1")
     _check_count(name, len(holder))
-    return np.array([_point(name, index, item, 0.0) for index, item in enumerate(holder)]).reshape(-1, 2), confidence
+    points = np.array([_point(name, index, item, 0.0) for index, item in enumerate(holder)]).reshape(-1, 2)
+    return points, confidence, warnings
 
 
 def _from_labelme(name: str, shapes: list[Any], layout: Any) -> np.ndarray:
@@ -238,7 +249,7 @@ def _check_size(name: str, photo: Photo, width: Any, height: Any) -> None:
     if (width, height) != (photo.width, photo.height):
         _refuse(
             name,
-            f"made for a photo of {str(width)[:20]} x {str(height)[:20]} px, {photo.path} has {photo.width} x "
+            f"made for a photo of {width!r:.20} x {height!r:.20} px, {photo.path} has {photo.width} x "
             f"{photo.height} px (upright); give landmarks of this photo",
         )
 

@@ -9,9 +9,9 @@ import numpy as np
 from fit3d.errors import NoFaceError, ObservationError
 from fit3d.labels import PART_NAMES
 from fit3d.landmarks import LANDMARK_COUNTS, MOST_MISSING
-from fit3d.observe.base import FaceParser, LandmarkDetector, Landmarks, Observation
+from fit3d.observe.base import FaceParser, Landmarks, Observation
 from fit3d.observe.label_image import LabelImage
-from fit3d.observe.landmark_file import LandmarkFile
+from fit3d.observe.landmark_file import read_landmark_file
 from fit3d.observe.registry import AUTO, face_parser, landmark_detector
 from fit3d.photo import Photo
 
@@ -42,10 +42,11 @@ def observe(
         ObservationError: a backend returned something unusable.
         UsageError: unknown name, or a package is missing.
     """
-    detector: LandmarkDetector = (
-        landmark_detector(landmarks, device) if landmarks_file is None else LandmarkFile(landmarks_file)
-    )
     labeller: FaceParser = face_parser(parser, device) if parts_file is None else LabelImage(parts_file)
+    if landmarks_file is not None:
+        face, warnings = read_landmark_file(landmarks_file, photo)
+        return [_observation(photo, face, labeller, warnings)]
+    detector = landmark_detector(landmarks, device)
     faces = detector.detect(photo)
     if not faces:
         raise NoFaceError(
@@ -55,35 +56,35 @@ def observe(
     return [_observation(photo, face, labeller) for face in faces]
 
 
-def _observation(photo: Photo, landmarks: Landmarks, parser: FaceParser) -> Observation:
+def _observation(photo: Photo, landmarks: Landmarks, parser: FaceParser, warnings: tuple[str, ...] = ()) -> Observation:
     """The labels added to one face; what both backends returned is checked here, once for all of them."""
-    points, trust = landmarks.points_px, landmarks.confidence
+    points = landmarks.points_px
     missing = np.isnan(points).any(axis=-1)
     if (
         points.shape != (LANDMARK_COUNTS[landmarks.layout], 2)
         or np.isinf(points).any()
         or missing.mean() > MOST_MISSING
-        or not (trust is None or _are_shares(trust, len(points)))
+        or not _are_shares(landmarks.confidence, len(points))
     ):
         raise ObservationError(
             f"{photo.path}: {landmarks.backend.name} returned unusable landmarks (shape {points.shape}, "
             f"{int(missing.sum())} missing); try another detector (--landmarks)"
         )
     parsing = parser.parse(photo, landmarks)
-    parts, trust = parsing.labels, parsing.confidence
+    parts = parsing.labels
     if (
         parts.shape != (photo.height, photo.width)
         or parts.dtype != np.uint8
         or parts.max() >= len(PART_NAMES)
-        or not (trust is None or _are_shares(trust, len(PART_NAMES)))
+        or not _are_shares(parsing.confidence, len(PART_NAMES))
     ):
         raise ObservationError(
             f"{photo.path}: {parser.backend.name} returned an unusable label image (shape {parts.shape}, "
             f"{parts.dtype}); try another parser (--parser)"
         )
-    return Observation(landmarks, parts, parser.backend, trust)
+    return Observation(landmarks, parts, parser.backend, parsing.confidence, warnings)
 
 
-def _are_shares(values: np.ndarray, count: int) -> bool:
-    """Whether these are `count` numbers from 0 to 1."""
-    return values.shape == (count,) and bool(((values >= 0.0) & (values <= 1.0)).all())
+def _are_shares(values: np.ndarray | None, count: int) -> bool:
+    """Whether these are `count` numbers from 0 to 1, or none were told."""
+    return values is None or (values.shape == (count,) and bool(((values >= 0.0) & (values <= 1.0)).all()))

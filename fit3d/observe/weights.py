@@ -23,7 +23,7 @@ from fit3d.errors import UsageError
 from fit3d.resources import home
 
 State = Literal["present", "missing", "damaged"]
-Outcome = Literal["there", "downloaded", "copied"]
+Outcome = Literal["there", "downloaded", "copied", "failed"]
 
 
 @dataclass(frozen=True)
@@ -182,10 +182,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Pulled:
-    """How a file came to be there."""
+    """How a file came to be there, or that it did not."""
 
     file: WeightFile
     outcome: Outcome
+    problem: str = ""
+    """Why it failed."""
 
 
 def hub_folder() -> Path:
@@ -299,31 +301,52 @@ def pull(
 ) -> list[Pulled]:
     """Get the weights of some backends to where their packages look; good ones stay, damaged ones are replaced.
 
+    Where one fails, the others are got all the same.
+
     Args:
         names: of backends, with or without variant, or of files.
         from_folder: copy the files from this folder, by their names, instead of downloading them.
         on_bytes: told now and then how many bytes of a file have come.
-        on_file: told of each file that is there.
+        on_file: told of each file that is there, and of each that failed.
 
     Raises:
-        UsageError: nothing has such a name; the network, the server or the folder fails; a file is not the right one.
-            Files that came before stay; of the one that failed no package finds anything.
+        UsageError: nothing has such a name, or the folder lacks a file, which is said before any work; at the end, all
+            that went wrong: the network, the server or the folder failed, or a file is not the right one. Of those that
+            failed no package finds anything.
     """
     files = _files_of_all(names)
     wanted = [finding.file for finding in verify(names) if finding.state != "present"]
     sources = {} if from_folder is None else _sources(wanted, Path(from_folder))
     pulled = []
+    silent: set[str] = set()
     for file in files:
+        host = urlparse(file.address).netloc
         outcome: Outcome = "there"
-        if file in sources:
-            _copy(sources[file], file)
-            outcome = "copied"
-        elif file in wanted:
-            _download(file, on_bytes)
-            outcome = "downloaded"
-        pulled.append(Pulled(file, outcome))
+        problem = ""
+        try:
+            if file in sources:
+                _copy(sources[file], file)
+                outcome = "copied"
+            elif file in wanted and host in silent:
+                raise UsageError(f"{file.address} was not tried: no connection to {host}")
+            elif file in wanted:
+                _download(file, on_bytes)
+                outcome = "downloaded"
+        except UsageError as error:
+            outcome, problem = "failed", str(error)
+            if is_of_connection(problem):
+                silent.add(host)  # each of its files would wait as long, in vain
+        pulled.append(Pulled(file, outcome, problem))
         on_file(pulled[-1])
+    problems = [each.problem for each in pulled if each.outcome == "failed"]
+    if problems:
+        raise UsageError("; ".join(problems))
     return pulled
+
+
+def is_of_connection(problem: str) -> bool:
+    """Whether a file failed because its server cannot be reached, as words of `fit3d.download` tell."""
+    return any(sign in problem for sign in ("no connection", "no answer"))
 
 
 def _download(file: WeightFile, on_bytes: Callable[[WeightFile, int], None]) -> None:

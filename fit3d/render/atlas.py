@@ -12,6 +12,7 @@ from scipy.spatial import cKDTree
 
 from fit3d.labels import INNER_MOUTH, LEFT_EYE, OTHER, RIGHT_EYE
 from fit3d.morphable.model import MorphableModel
+from fit3d.morphable.pieces import piece_kind
 
 PADDING = 12
 """Texels that are filled beyond the borders of the UV islands, so that filtering never reaches empty ones."""
@@ -145,7 +146,9 @@ def _kinds(
 ) -> np.ndarray:
     """(N,) uint8: kind of the texels between vertices `corners` (N, 3) by `weights` (N, 3)."""
     head = head_object(model)
-    by_object = [FACE if k == head else EYE if "eye" in name else MOUTH for k, name in enumerate(model.objects)]
+    by_object = [
+        FACE if k == head else EYE if piece_kind(name) == "eye" else MOUTH for k, name in enumerate(model.objects)
+    ]
     kind = np.array(by_object, np.uint8)[face_object]
     beside = ~np.isin(label, FACE_LABELS)
     for start in range(0, len(kind), CHUNK):

@@ -11,6 +11,7 @@ from scipy.sparse.linalg import splu
 
 from fit3d.labels import SKIN
 from fit3d.morphable.model import MorphableModel
+from fit3d.morphable.pieces import PieceKind, piece_kind
 from fit3d.render.atlas import Atlas, head_object
 from fit3d.render.colours import DEFAULT_SKIN, FLAT_COLOUR, LUMA, MOUTH, NEIGHBOUR_COLOUR, SCLERA, TEETH, TONGUE
 from fit3d.render.photo_source import Sample
@@ -23,6 +24,9 @@ MIRRORED_COLOUR = 1.0
 
 TINT = 0.5
 """Share of the light's tint, as the skin shows it, that teeth and eyes that are not seen take on."""
+
+OF_PIECES: dict[PieceKind, tuple[float, float, float]] = {"eye": SCLERA, "tongue": TONGUE, "teeth": TEETH}
+"""What pieces look like that are not seen."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def base_colours(even: Sample, model: MorphableModel, atlas: Atlas) -> BaseColou
     prior = np.tile(skin, (count, 1))
     pull = np.full(count, NEIGHBOUR_COLOUR)
     for index, name in enumerate(model.objects):
-        colour = SCLERA if "eye" in name else TONGUE if "tongue" in name else TEETH if "teeth" in name else None
+        colour = OF_PIECES.get(piece_kind(name))
         if colour is not None:
             ids = model.faces[model.face_objects == index]
             prior[ids[ids >= 0]], pull[ids[ids >= 0]] = tone * colour, FLAT_COLOUR

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fit3d.morphable.model import MorphableModel
+from fit3d.morphable.pieces import piece_kind
 from fit3d.render.atlas import Atlas
 from fit3d.render.colours import IRIS, LUMA, SCLERA
 from fit3d.render.photo_source import Sample
@@ -97,7 +98,7 @@ def _eyeballs(vertices: np.ndarray, model: MorphableModel, atlas: Atlas, direct:
         ids = np.unique(model.faces[model.face_objects == index])
         ids = ids[ids >= 0]
         texels = np.flatnonzero((atlas.triangle_object == index)[atlas.triangle])
-        if "eye" not in name or len(ids) == 0 or len(texels) == 0:
+        if piece_kind(name) != "eye" or len(ids) == 0 or len(texels) == 0:
             continue
         middle = vertices[ids].mean(0)
         towards = atlas.at(texels, (vertices - middle).astype(np.float32))

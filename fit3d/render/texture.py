@@ -12,6 +12,7 @@ from torch.nn import functional
 from fit3d.camera import Camera
 from fit3d.labels import LOWER_LIP, SKIN, UPPER_LIP
 from fit3d.morphable.model import MorphableModel
+from fit3d.morphable.pieces import piece_kind
 from fit3d.render.atlas import CHUNK, FACE, Atlas, head_object, make_atlas
 from fit3d.render.base_colours import base_colours
 from fit3d.render.eyes import paint_eyes
@@ -170,7 +171,7 @@ def _shading(
         ids = np.unique(model.faces[model.face_objects == index])
         ids = ids[ids >= 0]
         near = lips
-        if "eye" in name:
+        if piece_kind(name) == "eye":
             near = atlas.lids & (np.linalg.norm(vertices - vertices[ids].mean(0), axis=1) < NEAR_EYE)
         shading[ids] = shading[near].mean(0) if near.any() else 1.0
     shading[atlas.inner_mouth] = shading[lips].mean(0) if lips.any() else 1.0

@@ -392,6 +392,8 @@ def _mistrust(overlap: float, error: float) -> tuple[str, ...]:
 def _doubts(observation: Observation, pose: Tensor) -> tuple[str, ...]:
     """What the user should check by eye, one sentence each."""
     doubts = []
+    if not np.isin(observation.parts, labels.IOU_PARTS).any():
+        doubts.append("no eye, brow, nose or lip is labelled: the fit follows the landmarks alone")
     if beyond_photo(observation.landmarks, observation.parts.shape).mean() > CUT_OFF_SHARE:
         doubts.append("the face reaches beyond the photo: what lies outside is guessed")
     away = math.degrees(math.acos(max(-1.0, min(1.0, -float(pose[2, 2])))))  # between the face's and the camera's axis

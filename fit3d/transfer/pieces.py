@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from scipy.spatial import cKDTree
 
 from fit3d.annotate.register import skin_faces
 from fit3d.morphable.model import MorphableModel
+from fit3d.morphable.pieces import PieceKind, piece_kind
 from fit3d.transfer.person import Head, similarity_between
 from fit3d.transfer.sheet import Laid
-
-PieceKind = Literal["skin", "eyeball", "teeth", "tongue", "attached"]
 
 FOLLOWED = 8
 """Skin vertices around an attached one whose motion it takes."""
 
 
 def piece_kinds(model: MorphableModel) -> tuple[PieceKind, ...]:
-    """What each of the model's objects is, by its name."""
+    """What each of the model's objects is: films, and skin that does not belong to the head, are attached to it."""
     skin = set(np.unique(model.face_objects[skin_faces(model)]).tolist())
     kinds: list[PieceKind] = []
-    for index, name in enumerate(name.lower() for name in model.objects):
-        if index in skin:
-            kinds.append("skin")
-        elif any(word in name for word in ("eyeball", "sclera", "iris", "cornea")):
-            kinds.append("eyeball")
-        elif any(word in name for word in ("tongue", "gum")):
-            kinds.append("tongue")
-        elif any(word in name for word in ("teeth", "tooth")):
-            kinds.append("teeth")
-        else:
-            kinds.append("attached")
+    for index, name in enumerate(model.objects):
+        kind = piece_kind(name)
+        kinds.append("skin" if index in skin else "attached" if kind in ("skin", "film") else kind)
     return tuple(kinds)
 
 
@@ -59,7 +48,7 @@ def place_pieces(
         ids = _vertices(target, index)
         if kind == "skin" or len(ids) == 0:
             continue
-        if kind == "eyeball":
+        if kind == "eye":
             ball = theirs.get(_side(start[ids]))
             if ball is None:
                 lids = laid.ids[near.query(start[ids].mean(0), k=50)[1]]
@@ -96,7 +85,7 @@ def _eyeballs(model: MorphableModel, points: np.ndarray) -> dict[int, np.ndarray
     found: dict[int, list[np.ndarray]] = {}
     for index, kind in enumerate(piece_kinds(model)):
         ids = _vertices(model, index)
-        if kind == "eyeball" and len(ids) > 0:
+        if kind == "eye" and len(ids) > 0:
             found.setdefault(_side(points[ids]), []).append(ids)
     return {side: np.unique(np.concatenate(ids)) for side, ids in found.items()}
 

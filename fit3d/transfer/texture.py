@@ -11,11 +11,12 @@ from torch.nn import functional
 from fit3d.annotate.mesh import Mesh, triangles_of
 from fit3d.labels import SKIN
 from fit3d.morphable.model import MorphableModel
+from fit3d.morphable.pieces import PieceKind
 from fit3d.render.atlas import Atlas, make_atlas, triangulate
 from fit3d.render.colours import DEFAULT_SKIN, FLAT_COLOUR, MOUTH, NEIGHBOUR_COLOUR, TEETH, TONGUE
 from fit3d.render.texture import place_texels
 from fit3d.transfer.person import Head
-from fit3d.transfer.pieces import PieceKind, piece_kinds
+from fit3d.transfer.pieces import piece_kinds
 
 NEAR_M, FAR_M = 0.002, 0.004
 """Distance to the source up to which its colour counts fully, and from which on it does not count."""

@@ -28,7 +28,7 @@ from fit3d.transfer.texture import carry_texture
 
 KIND = "transfer"
 FARTHEST_MM = 3.0
-"""A larger mean distance over the face after the wrap means that it failed."""
+"""A larger mean distance over the face after the wrap, with or without expression, means that it failed."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ def transfer(
         "refined": errors_between(source.head, head, posed=True),
         "refined_neutral": errors_between(source.head, head, posed=False),
     }
-    if errors["refined_neutral"].to_source.mean > FARTHEST_MM:
+    if max(errors[name].to_source.mean for name in ("refined", "refined_neutral")) > FARTHEST_MM:
         raise UsageError(_failed(source.head, model))
     timings["measure"], clock = time.perf_counter() - clock, time.perf_counter()
     size = len(source.texture) if texture_size is None else texture_size
@@ -244,6 +244,6 @@ def _check(source: Head, target: MorphableModel, person: Person) -> None:
 
 def _failed(source: Head, target: MorphableModel) -> str:
     return (
-        f"{target.name} could not be laid onto this head of {source.model.name}; are the parts and landmarks of both "
-        "models right (fit3d models annotate)?"
+        f"{target.name} could not be laid onto this head of {source.model.name}; is the head a good fit, and are the "
+        "parts and landmarks of both models right (fit3d models annotate)?"
     )
