@@ -1,8 +1,9 @@
-"""Run by Blender: import a GLB and tell what it finds in it.
+"""Run by Blender: import a GLB and an OBJ and tell what it finds in them.
 
-`blender --background --python blender_look.py -- FILE.glb WIDTH HEIGHT FOLDER` writes to FOLDER `seen.json` (shape keys
-with their values by mesh; the head's evaluated vertices with the jaw shut and open) and `photo_camera.png`, the scene
-through the imported camera on a clear ground.
+`blender --background --python blender_look.py -- FILE.glb FILE.obj WIDTH HEIGHT FOLDER` writes to FOLDER `seen.json`
+(of the GLB shape keys with their values by mesh, and the head's evaluated vertices with the jaw shut and open; of the
+OBJ each object's corners of faces, vertex groups, whether it has UVs, its image's size, and all vertices) and
+`photo_camera.png`, the GLB through its camera on a clear ground.
 """
 
 import json
@@ -15,7 +16,7 @@ import numpy
 # Blender 3.4's importer uses a name that numpy dropped in 1.24; Debian ships the two together.
 numpy.bool = bool
 
-path, width, height, folder = sys.argv[sys.argv.index("--") + 1 :]
+path, obj_path, width, height, folder = sys.argv[sys.argv.index("--") + 1 :]
 bpy.ops.wm.read_factory_settings(use_empty=True)
 bpy.ops.import_scene.gltf(filepath=path)
 scene = bpy.context.scene
@@ -50,4 +51,17 @@ for key in list(keys(head))[1:]:
 seen["closed"] = evaluated(head)
 head.data.shape_keys.key_blocks["jawOpen"].value = 1.0
 seen["open"] = evaluated(head)
+
+bpy.ops.wm.read_factory_settings(use_empty=True)
+bpy.ops.wm.obj_import(filepath=obj_path, forward_axis="NEGATIVE_Z", up_axis="Y", import_vertex_groups=True)
+seen["obj"] = {
+    each.name: {
+        "corners": [polygon.loop_total for polygon in each.data.polygons],
+        "groups": [group.name for group in each.vertex_groups],
+        "uvs": len(each.data.uv_layers),
+        "vertices": [list(vertex.co) for vertex in each.data.vertices],
+    }
+    for each in bpy.data.objects
+}
+seen["image"] = [list(image.size) for image in bpy.data.images if image.source == "FILE"]
 (Path(folder) / "seen.json").write_text(json.dumps(seen))

@@ -25,7 +25,9 @@ from PIL import Image
 from torch import Tensor
 
 from fit3d.camera import Camera
+from fit3d.export.files import write_image
 from fit3d.export.glb import FILM_OPACITY, STILL_M, glb_bytes, material_of, morph_targets, pieces, write_glb
+from fit3d.export.obj import write_mtl, write_obj
 from fit3d.morphable.arkit import ARKIT_NAMES
 from fit3d.morphable.model import MorphableModel
 from fit3d.morphable.registry import load_model
@@ -338,7 +340,11 @@ def test_blender_reads_it(bundled: tuple[Path, MorphableModel, Tensor, Camera], 
         pytest.skip("needs Blender")
     path, model, posed, camera = bundled
     command = ["blender", "--background", "--factory-startup", "--python-exit-code", "9", "--python"]
-    request = [str(BLENDER_SCRIPT), "--", str(path), str(camera.width), str(camera.height), str(tmp_path)]
+    write_obj(tmp_path / "head.obj", posed, model, "head.mtl")
+    write_mtl(tmp_path / "head.mtl", "head.png")
+    write_image(tmp_path / "head.png", np.full((32, 32, 3), 90, np.uint8))
+    files = [str(path), str(tmp_path / "head.obj"), str(camera.width), str(camera.height), str(tmp_path)]
+    request = [str(BLENDER_SCRIPT), "--", *files]
     done = subprocess.run([*command, *request], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     seen = json.loads((tmp_path / "seen.json").read_text())
@@ -360,3 +366,15 @@ def test_blender_reads_it(bundled: tuple[Path, MorphableModel, Tensor, Camera], 
         place[piece.vertex] = np.arange(len(piece.vertex))
         opening.append(np.linalg.norm(positions[place[upper]].mean(0) - positions[place[lower]].mean(0)))
     assert opening[1] > opening[0] + 0.01, opening
+
+    # the OBJ keeps quads, pieces, UVs, a group per part, its texture, and every vertex in the model's order
+    assert set(seen["obj"]) == set(model.objects) and seen["image"] == [[32, 32]]
+    for index, name in enumerate(model.objects):
+        faces = model.faces[model.face_objects == index]
+        there = seen["obj"][name]
+        assert sorted(there["corners"]) == sorted((faces >= 0).sum(1).tolist()) and there["uvs"] == 1
+        own = np.unique(faces[faces >= 0])
+        np.testing.assert_allclose(there["vertices"], posed.numpy()[own], atol=1e-6)
+    assert {f"head_{part}" for part in ("nose", "upper_lip", "left_eyebrow", "skin")} <= set(
+        seen["obj"]["head"]["groups"]
+    )
