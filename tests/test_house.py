@@ -81,6 +81,9 @@ def test_every_requirement_is_pinned_within_its_range() -> None:
         wanted |= words(extra)
     for text in wanted:
         requirement = requirements.Requirement(text)
+        # the pins are for the Python that README's commands ask for
+        if requirement.marker and not requirement.marker.evaluate({"python_version": "3.11"}):
+            continue
         assert requirement.name in pins, text
         assert pins[requirement.name] in requirement.specifier, text
 
