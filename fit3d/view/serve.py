@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from fit3d.errors import UsageError
 from fit3d.export.read_result import result_paths
+from fit3d.resources import install_command
 from fit3d.view.gallery import Gallery, OneSubject
 from fit3d.view.subject import subject_of
 
@@ -64,7 +65,9 @@ def open_page(gallery: Gallery, port: int = 0) -> Page:
     try:
         import viser  # noqa: F401
     except ImportError as error:
-        raise UsageError('the viewer needs viser: pip install "fit3d[view]"') from error
+        raise UsageError(
+            f"the viewer needs a package that is missing (viser); run: {install_command('view')}"
+        ) from error
     from fit3d.view.page import Page
 
     return Page(gallery, port)
