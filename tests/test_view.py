@@ -361,7 +361,7 @@ def test_missing_viser_says_what_to_install(
     write_result(tmp_path / "anna", load_model("anny"), turned_camera())
     monkeypatch.setitem(sys.modules, "viser", None)
     assert main(["view", str(tmp_path), "--no-browser"]) == 2
-    assert 'pip install "fit3d[view]"' in capsys.readouterr().err
+    assert '".[view]"' in capsys.readouterr().err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to one process")
