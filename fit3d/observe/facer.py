@@ -185,7 +185,7 @@ class FacerParser(FaceParser):
     def _chunk(self, faces: Sequence[tuple[Photo, Landmarks]]) -> list[Parsing]:
         crops = [self._crop(photo, self._five_points(photo, face)) for photo, face in faces]
         # Optimised on the fly, the network's first answers would differ from later ones in the last bits.
-        with torch.jit.optimized_execution(False):
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             logits = self._network.forward_warped(torch.cat([crop.image for crop in crops]), return_preds=False)
         # The probability of a part is the sum over its classes: none loses because it is divided.
         chances = torch.einsum("bchw,cp->bphw", logits.float().softmax(1), self._part_from_class)
