@@ -146,7 +146,7 @@ class Reconstruction:
             write_image(files["texture"], self.texture)
             write_labels(files["parts"], self.fit.parts)
             picture = overlay(
-                *(self.photo, self.observation, self.model, self.vertices, self.fit, self.texture, export.overlay)
+                self.photo, self.observation, self.model, self.vertices, self.fit, self.texture, export.overlay
             )
             if picture is not None:
                 write_image(files["overlay"], picture)

@@ -49,7 +49,7 @@ FIXED_ON_FOREHEAD = (10, 109, 338, 67, 297)
 """Marks of the outline that lie inside the head's outline in all views, so that they need not slide."""
 JAW = (356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152)
 """From the left ear to the chin."""
-NASION, SUBNASALE, FOREHEAD = 168, 2, 10
+SUBNASALE, FOREHEAD = 2, 10
 GLABELLA = 9
 NOSE_RIDGE = (168, 6, 197, 195, 5, 4)
 LOWER_BROW, UPPER_BROW = (285, 295, 282, 283, 276), (336, 296, 334, 293, 300)

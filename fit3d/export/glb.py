@@ -64,6 +64,7 @@ from fit3d.export.files import atomic_write
 from fit3d.morphable.arkit import arkit_shapes
 from fit3d.morphable.model import MorphableModel
 from fit3d.morphable.pieces import PieceKind, piece_kind
+from fit3d.render.atlas import triangulate
 from fit3d.render.shade import weighted_normals
 
 STILL_M = 2e-6
@@ -248,7 +249,7 @@ def pieces(model: MorphableModel) -> tuple[Piece, ...]:
     """The model's objects, in their order; those without faces are left out."""
     quads = model.faces[:, 3] >= 0
     owner = np.concatenate([model.face_objects, model.face_objects[quads]])
-    uv_triangles = np.concatenate([model.uv_faces[:, :3], model.uv_faces[quads][:, [0, 2, 3]]])
+    uv_triangles = triangulate(model.uv_faces)
     found = []
     for index, name in enumerate(model.objects):
         here = owner == index
