@@ -1,0 +1,67 @@
+"""What a worker does with the items that it is given: the interface between a batch and the engines that run it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Work(ABC, Generic[Item, Result]):
+    """A job that is done item by item in workers, other processes or machines, which it reaches by pickle.
+
+    A frozen dataclass of plain values. What is heavy, such as the face model, is loaded by `start`.
+    """
+
+    @abstractmethod
+    def start(self, device: str) -> Callable[[Sequence[Item]], list[Result]]:
+        """Called once in each worker: loads what is needed and returns what does a few items at a time.
+
+        That function returns one result for each item, in their order, and raises only what concerns all items
+        (`UsageError`, such as a full disk): what is wrong with one item is told in its result. A result does not
+        depend on the items beside it.
+        """
+
+    @abstractmethod
+    def lost(self, item: Item, reason: str) -> Result:
+        """The result of an item whose worker died of it or was stopped; `reason` is a sentence without full stop."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How an engine shares out the work."""
+
+    count: int
+    """Workers at a time."""
+    devices: tuple[str, ...] = ("cpu",)
+    """torch devices, which the workers take in turn."""
+    chunk: int = 1
+    """Items that a worker is given at a time: on an accelerator they are fitted in one tensor program."""
+    timeout_s: float | None = None
+    """An item that takes longer is given up; None waits forever."""
+
+
+class Engine(ABC):
+    """Runs a work on items. Another engine gives the same results, byte for byte."""
+
+    def __init__(self, workers: Workers) -> None:
+        self.workers = workers
+
+    @abstractmethod
+    def run(self, work: Work[Item, Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
+        """Each item with its result, as they finish, in any order.
+
+        Items are drawn as workers become free, a few ahead, so memory does not grow with their number. An item whose
+        worker dies is tried once more by itself, in a new worker, before it counts as lost.
+
+        Raises:
+            UsageError: what concerns all items.
+        """
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Draw no more items; `run` ends once those in flight are done. May be called from a signal handler."""

@@ -1,0 +1,1 @@
+"""Photos with another expression, made from fitted ones, with exact labels and landmarks."""
