@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-from fit3d.errors import UnreadablePhotoError
+from fit3d.errors import UnreadablePhotoError, printable
 
 PIXEL_LIMIT = 200_000_000
 """Largest photo that is decoded, px (width x height); a decompression bomb is refused by its header alone."""
@@ -95,6 +95,22 @@ class Photo:
         return cls(path=name, pixels=rgb, sha256=sha256, focal_px=focal_px)
 
 
+def image_endings() -> frozenset[str]:
+    """Endings that files of the formats that are tried have, in lower case: '.jpg', ..."""
+    Image.init()
+    known = {ending for ending, format_ in Image.EXTENSION.items() if format_ in FORMATS}
+    return frozenset(known | {".avif", ".heic", ".heif"})  # which Pillow may not know; then reading one says so
+
+
+def is_image(head: bytes) -> bool:
+    """Whether the first 32 bytes of a file are those of an image in a format that is tried."""
+    if _iso_image_kind(head) is not None:
+        return True
+    Image.init()
+    accepts = [Image.OPEN[format_][1] for format_ in FORMATS if format_ in Image.OPEN]
+    return any(accept is not None and accept(head) is True for accept in accepts)
+
+
 def load_photo(path: str | Path, pixel_limit: int = PIXEL_LIMIT) -> Photo:
     """Read a photo file.
 
@@ -133,7 +149,7 @@ def _check_is_file(name: str) -> None:
         reason = getattr(error, "strerror", None) or error
         raise _unreadable(name, f"cannot be read ({reason}); check the path and its permissions") from error
     if stat.S_ISDIR(status.st_mode):
-        raise _unreadable(name, f"is a folder, not a photo; give its files, such as {_printable(name)}/*.jpg")
+        raise _unreadable(name, f"is a folder, not a photo; give its files, such as {name}/*.jpg")
     if not stat.S_ISREG(status.st_mode):
         raise _unreadable(name, "is not a regular file; give a photo file")
     if status.st_size == 0:
@@ -404,13 +420,8 @@ def _sha256(file: BinaryIO) -> str:
 
 
 def _unreadable(name: str, text: str) -> UnreadablePhotoError:
-    return UnreadablePhotoError(f"{_printable(name)}: {text}")
+    return UnreadablePhotoError(f"{name}: {text}")
 
 
 def _one_line(error: BaseException) -> str:
-    return _printable(" ".join(str(error).split())).rstrip(".")[:120] or type(error).__name__
-
-
-def _printable(text: str) -> str:
-    """Control characters, which a file name may hold, as escapes: a message stays one line."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    return printable(" ".join(str(error).split())).rstrip(".")[:120] or type(error).__name__

@@ -14,7 +14,8 @@ from PIL import Image
 from fit3d.errors import NoFaceError, ObservationError
 from fit3d.landmarks import CONTOUR_LANDMARKS
 from fit3d.morphable.registry import load_model
-from fit3d.observe.base import Landmarks
+from fit3d.observe.base import Backend, Landmarks
+from fit3d.observe.face_search import Detection, DetectorRange, FaceSearch, Pyramid
 from fit3d.observe.look import observe
 from fit3d.observe.mesh_confidence import (
     SPREAD_ALIKE,
@@ -347,3 +348,41 @@ def test_small_face_is_trusted_less(example: np.ndarray) -> None:
     small = np.asarray(Image.fromarray(example).resize((150, 150)))
     large, little = face_of(example).confidence, face_of(small).confidence
     assert large is not None and little is not None and little.mean() < large.mean() - 0.05
+
+
+class CountingSearch(FaceSearch):
+    """Sees no face anywhere, and counts how often it looked."""
+
+    backend = Backend("counting", "1")
+    looks = 0
+
+    def _proposals(self, image: np.ndarray, detector: DetectorRange) -> list[Detection]:
+        self.looks += 1
+        return []
+
+    def _points(self, image: np.ndarray) -> tuple[np.ndarray, float]:
+        raise AssertionError("nothing was proposed")
+
+
+class VastPhoto(Pyramid):
+    """A photo of any size that takes no memory."""
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__(np.zeros((32, 32, 3), np.uint8))
+        self.size = height, width
+
+    @property
+    def hw(self) -> tuple[int, int]:
+        return self.size
+
+
+def looks_at(height: int, width: int) -> int:
+    search = CountingSearch(np.zeros((1, 3), np.int64))
+    assert search._search(VastPhoto(height, width)) == []
+    return search.looks
+
+
+def test_a_vast_photo_without_a_face_takes_no_longer_than_a_large_one() -> None:
+    assert looks_at(14_000, 14_000) == looks_at(4_096, 4_096)
+    assert looks_at(100, 30_000) <= looks_at(4_096, 4_096)
+    assert looks_at(2_048, 2_048) < looks_at(4_096, 4_096)  # small faces are looked for as far as they have pixels

@@ -151,6 +151,18 @@ def test_colmap_files_hold_the_camera(tmp_path: Path) -> None:
     np.testing.assert_allclose([float(tx), float(ty), float(tz)], pose[:3, 3], rtol=1e-8)
 
 
+def test_obj_faces_are_those_of_the_model(model: MorphableModel, vertices: torch.Tensor) -> None:
+    """What all meshes of a model share is made once and must not be that of another model."""
+    other = replace(model, uv=model.uv * 0.5, faces=np.roll(model.faces, 1, axis=0))
+    texts = [obj_text(vertices, each, "head.mtl") for each in (model, other, model)]
+    assert texts[0] == texts[2] != texts[1]
+    for text, each in zip(texts, (model, other), strict=False):
+        assert np.allclose(read_obj(text)["vt"], each.uv, atol=1e-6)
+    moved = obj_text(vertices + 0.01, model, "head.mtl")
+    assert moved.split("vt ", 1)[1] == texts[0].split("vt ", 1)[1]
+    assert moved != texts[0]
+
+
 def test_obj_numbers_have_one_form(model: MorphableModel, vertices: torch.Tensor) -> None:
     text = obj_text(vertices, model, "m.mtl")
     assert text == obj_text(vertices.clone(), model, "m.mtl")
@@ -460,7 +472,7 @@ def test_folders_of_one_call_do_not_collide(tmp_path: Path) -> None:
         ("IMG 1.final", "IMG 1.final"),
         ("Grüße 日本", "Grüße 日本"),
         ("", "photo"),
-        (" . ", "photo"),
+        (" . ", "_"),
         ("..", "__"),
         (".hidden", "_hidden"),
         ('a/b\\c:d*e?f"g<h>i|j', "a_b_c_d_e_f_g_h_i_j"),

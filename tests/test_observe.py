@@ -32,7 +32,7 @@ from fit3d.labels import (
 )
 from fit3d.landmarks import LANDMARK_COUNTS, LandmarkLayout
 from fit3d.observe import label_colours, label_image, look, registry
-from fit3d.observe.base import Backend, Landmarks, Parsing
+from fit3d.observe.base import Backend, FaceParser, LandmarkDetector, Landmarks, Parsing
 from fit3d.observe.contours import _OUTLINES, Anchor, ContourParser, _inside, draw_parts
 from fit3d.observe.label_colours import labels_of_colours
 from fit3d.observe.label_image import LabelImage, labels_of_face, read_label_image
@@ -611,7 +611,7 @@ def test_label_image_of_one_face_stays_whole() -> None:
 
 
 @dataclass
-class FakeDetector:
+class FakeDetector(LandmarkDetector):
     """Returns what it is told to."""
 
     faces: list[Landmarks]
@@ -674,7 +674,7 @@ def test_unusable_landmarks(monkeypatch: pytest.MonkeyPatch, photo: Photo, point
     ],
 )
 def test_unusable_label_image(monkeypatch: pytest.MonkeyPatch, photo: Photo, unusable: Parsing) -> None:
-    class FakeParser:
+    class FakeParser(FaceParser):
         backend = BACKEND
 
         def parse(self, photo: Photo, landmarks: Landmarks) -> Parsing:

@@ -6,15 +6,20 @@ import json
 import math
 import os
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from fit3d.errors import Fit3dError, PhotoError
+from fit3d.errors import Fit3dError, PhotoError, printable
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress, ProgressColumn, TaskID
+
+
+LINE_EVERY_S = 30.0
+"""How often progress is told where there is no terminal."""
 
 
 def debug() -> bool:
@@ -31,8 +36,7 @@ def print_error(message: str) -> None:
 
 def one_line(message: str) -> str:
     """`message` without line breaks, and with what a terminal might obey, as names from files may hold it, escaped."""
-    words = " ".join(message.split())
-    return words if words.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in words)
+    return printable(" ".join(message.split()))
 
 
 def with_hint(message: str, arguments: Sequence[str]) -> str:
@@ -81,6 +85,8 @@ class Console:
         self.as_json = as_json
         self._progress: Progress | None = None
         self._task: TaskID | None = None
+        self._lines: _Lines | None = None
+        self._failed = 0
         self._noted: set[str] = set()
 
     def result(self, line: str, data: dict[str, Any]) -> None:
@@ -116,22 +122,50 @@ class Console:
         if self.quiet or not sys.stderr.isatty():
             yield
             return
-        from rich.console import Console as RichConsole
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import TextColumn, TimeElapsedColumn
         from rich.table import Column
+
+        description = TextColumn(
+            "{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")
+        )
+        with self._bar(total, TimeElapsedColumn(), description):
+            yield
+
+    @contextmanager
+    def progress_of_batch(self, total: int) -> Iterator[None]:
+        """The same of very many photos, with those that failed, their rate and the time left; where there is no
+        terminal, a line with these every `LINE_EVERY_S`."""
+        if self.quiet or not total:
+            yield
+        elif sys.stderr.isatty():
+            from rich.progress import TextColumn, TimeRemainingColumn
+
+            texts = [TextColumn("{task.fields[failed]} failed"), TextColumn("{task.fields[rate]}")]
+            with self._bar(total, *texts, TimeRemainingColumn()):
+                yield
+        else:
+            self._lines = _Lines(total)
+            try:
+                yield
+            finally:
+                self._lines = None
+
+    @contextmanager
+    def _bar(self, total: int, *columns: ProgressColumn) -> Iterator[None]:
+        from rich.console import Console as RichConsole
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
         self._progress = Progress(
             SpinnerColumn(),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
+            *columns,
             console=RichConsole(file=sys.stderr),
             transient=True,
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._task = self._progress.add_task("", total=total)
+        self._task = self._progress.add_task("", total=total, failed=0, rate="")
         try:
             with self._progress:
                 yield
@@ -143,10 +177,16 @@ class Console:
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, description=description)
 
-    def advance(self, photos: int = 1) -> None:
-        """So many photos more are done."""
+    def advance(self, photos: int = 1, *, failed: bool = False) -> None:
+        """So many photos more are done, or have failed."""
+        self._failed += photos * failed
         if self._progress is not None and self._task is not None:
             self._progress.advance(self._task, photos)
+            speed = self._progress.tasks[self._task].speed  # of the last half minute
+            rate = "" if speed is None else f"{speed:.2g} photos/s"
+            self._progress.update(self._task, failed=self._failed, rate=rate)
+        if self._lines is not None and (line := self._lines.advance(photos, self._failed)):
+            print(line, file=sys.stderr, flush=True)
 
     @contextmanager
     def _paused(self) -> Iterator[None]:
@@ -159,3 +199,28 @@ class Console:
             yield
         finally:
             self._progress.start()
+
+
+class _Lines:
+    """Progress over many photos as plain lines, one from time to time."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self._done = 0
+        self._last = time.monotonic(), 0
+
+    def advance(self, photos: int, failed: int) -> str | None:
+        """The line, where it is time for one: the rate is that since the one before."""
+        self._done += photos
+        now = time.monotonic()
+        since, done = self._last
+        if now - since < LINE_EVERY_S or self._done == self.total:
+            return None
+        rate = (self._done - done) / (now - since)
+        self._last = now, self._done
+        left = time.strftime("%H:%M:%S", time.gmtime((self.total - self._done) / rate))
+        days = int((self.total - self._done) / rate / 86400)
+        return (
+            f"{self._done} of {self.total} photos, {failed} failed, {rate:.2g} photos/s, "
+            f"{f'{days} d ' if days else ''}{left} left"
+        )

@@ -9,84 +9,37 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fit3d.checks import LARGEST_TEXTURE, SMALLEST_TEXTURE, check_focal
 from fit3d.commands.console import Console
-from fit3d.commands.options import (
-    DEFAULTS,
-    EXPORT,
-    FORMATS,
-    AnchorsOption,
-    DelightOption,
-    DeviceOption,
-    FocalOption,
-    FormatOption,
-    IterationsOption,
-    JsonOption,
-    LandmarksOption,
-    LossOption,
-    ModelOption,
-    OverlayOption,
-    ParserOption,
-    QuietOption,
-    SeedOption,
-    SolverOption,
-    UnitsOption,
-    UpOption,
-    check_backends,
-    choose_backends,
-    export_config,
-    fit_config,
-    parse_face,
-)
+from fit3d.commands.option_groups import FitOptions
+from fit3d.commands.options import DEFAULTS, DeviceOption, JsonOption, QuietOption, choose_backends, parse_face
 from fit3d.commands.photos import (
     Face,
-    FaceOption,
     LandmarksFileOption,
     Look,
     OutOption,
     PartsOption,
     for_each_face,
-    others_warning,
     photo_jobs,
     warn_of_photo,
 )
-from fit3d.config import TextureConfig
-from fit3d.observe.registry import AUTO
+from fit3d.commands.with_options import with_options
 
 if TYPE_CHECKING:
-    from fit3d.pipeline import Reconstruction, Saved
+    from fit3d.reconstruction import Reconstruction
+    from fit3d.saved import Saved
 
 
+@with_options
 def fit_command(
     photos: Annotated[
         list[Path],
         typer.Argument(metavar="PHOTO...", help="Photos to fit, of at most 200 megapixels.", show_default=False),
     ],
     out: OutOption,
-    model: ModelOption = "anny",
-    landmarks: LandmarksOption = AUTO,
-    parser: ParserOption = AUTO,
+    fitting: FitOptions,
     landmarks_file: LandmarksFileOption = None,
     parts: PartsOption = None,
-    face: FaceOption = "largest",
-    loss: LossOption = DEFAULTS.loss,
-    solver: SolverOption = DEFAULTS.solver,
-    anchors: AnchorsOption = DEFAULTS.anchors,
-    iterations: IterationsOption = DEFAULTS.iterations,
-    seed: SeedOption = DEFAULTS.seed,
     device: DeviceOption = DEFAULTS.device,
-    focal: FocalOption = None,
-    texture_size: Annotated[
-        int,
-        typer.Option(
-            "--texture-size", min=SMALLEST_TEXTURE, max=LARGEST_TEXTURE, help="Side of the texture image in pixels."
-        ),
-    ] = TextureConfig.size,
-    delight: DelightOption = TextureConfig.delight,
-    formats: FormatOption = FORMATS,
-    units: UnitsOption = EXPORT.units,
-    up: UpOption = EXPORT.up,
-    overlay: OverlayOption = EXPORT.overlay,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> int:
@@ -94,18 +47,17 @@ def fit_command(
 
     Exit code: 0 all done; 1 some photo could not be fitted (the others are done); 2 wrong usage; 130 interrupted.
     """
-    check_focal(focal, "--focal")
-    check_backends(landmarks, parser)
-    choice = parse_face(face)
-    export = export_config(formats, units, up, overlay)
+    fitting.check()
+    choice, export = parse_face(fitting.face), fitting.export()
     jobs = photo_jobs(photos, out, parts, landmarks_file, "fit")
-    config = fit_config(loss=loss, solver=solver, anchors=anchors, iterations=iterations, seed=seed, device=device)
+    config = fitting.config(device, fitting.seed)
     from fit3d import pipeline
     from fit3d.morphable.registry import load_model
+    from fit3d.sighting import others_warning
 
-    loaded = load_model(model)
+    loaded = load_model(fitting.model)
     console = Console(quiet=quiet, as_json=as_json)
-    taken = choose_backends(landmarks, parser, console, detects=not landmarks_file, parses=not parts)
+    taken = choose_backends(fitting.landmarks, fitting.parser, console, detects=not landmarks_file, parses=not parts)
     look = Look(taken.landmarks, taken.parser, choice, taken.note, config.device)
 
     def fit_face(face: Face, stage: Callable[[str], None]) -> None:
@@ -113,13 +65,13 @@ def fit_command(
             face.sighting,
             face=face.number,
             model=loaded,
-            focal_px=focal,
-            texture_size=texture_size,
-            delight=delight,
+            focal_px=fitting.focal,
+            texture_size=fitting.texture_size,
+            delight=fitting.delight,
             config=config,
             on_stage=stage,
         )
-        for warning in others_warning(face, "fitted"):
+        for warning in others_warning(face.others, "fitted"):
             reconstruction = reconstruction.with_warning(warning)
         stage("writing")
         saved = reconstruction.save(face.folder.parent, face.folder.name, export)

@@ -29,7 +29,6 @@ from fit3d.commands.photos import (
     OutOption,
     PartsOption,
     for_each_face,
-    others_warning,
     photo_jobs,
     warn_of_photo,
 )
@@ -69,10 +68,12 @@ def observe_command(
     def save_face(face: Face, stage: Callable[[str], None]) -> None:
         import numpy as np
 
+        from fit3d.sighting import others_warning
+
         observation = face.sighting.observations[face.number - 1]
         stage("writing")
         saved = face.sighting.save(face.folder.parent, face.folder.name, face.number)
-        warnings = [*face.sighting.photo.warnings, *observation.warnings, *others_warning(face, "taken")]
+        warnings = [*face.sighting.photo.warnings, *observation.warnings, *others_warning(face.others, "taken")]
         warn_of_photo(face.job.photo, warnings, console)
         found = observation.landmarks
         present = int(np.isfinite(found.points_px).all(1).sum())

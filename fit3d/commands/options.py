@@ -12,11 +12,11 @@ import typer
 from fit3d.checks import check_device
 from fit3d.config import ExportConfig, FitConfig, Format, Loss, Overlay, Solver, Units, Up
 from fit3d.errors import UsageError
-from fit3d.observe.registry import AUTO, FACE_PARSERS, LANDMARK_DETECTORS, Kind, check_name, choose, what_lacks
+from fit3d.observe.registry import AUTO, FACE_PARSERS, LANDMARK_DETECTORS, Kind, able, check_name
 
 if TYPE_CHECKING:
     from fit3d.commands.console import Console
-    from fit3d.pipeline import FaceChoice
+    from fit3d.sighting import FaceChoice
 
 DEFAULTS = FitConfig()
 EXPORT = ExportConfig()
@@ -205,12 +205,7 @@ def choose_backends(
 
 def _able(kind: Kind, name: str, console: Console) -> str:
     """The name itself, or what 'auto' takes; raises UsageError at once where it cannot run."""
-    if name != AUTO:
-        hindrance = what_lacks(kind, name)
-        if hindrance is not None:
-            raise UsageError(f"{kind} {hindrance}")
-        return name
-    choice = choose(kind)
+    choice = able(kind, name)
     for warning in choice.warnings:
         console.warn(warning)
     return choice.name

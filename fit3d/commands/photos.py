@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,7 @@ from fit3d.commands.console import Console, failure_of_photo
 from fit3d.errors import UsageError
 
 if TYPE_CHECKING:
-    from fit3d.pipeline import FaceChoice, Sighting
+    from fit3d.sighting import FaceChoice, Sighting
 
 OutOption = Annotated[
     Path,
@@ -51,18 +50,6 @@ FaceOption = Annotated[
         help="Which faces: N counts from 1, the largest; X,Y is a pixel of the photo that the face covers.",
     ),
 ]
-
-
-_OF_ONE_FOLDER = (
-    errno.ENOTDIR,
-    errno.EEXIST,
-    errno.EISDIR,
-    errno.ENOTEMPTY,
-    errno.EACCES,
-    errno.EPERM,
-    errno.ENAMETOOLONG,
-)
-"""Why one photo's folder may not be written to where the folders of others may: no full disk is among them."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +152,8 @@ def for_each_face(
 
 def _check_vacant(jobs: Sequence[PhotoJob], face: FaceChoice) -> None:
     """Raises UsageError, before any work, where a folder that may be written to holds what must not be replaced."""
-    from fit3d.pipeline import check_vacant
+    from fit3d.export.files import of_one_folder
+    from fit3d.saved import check_vacant
 
     for job in jobs:
         folders = [job.folder]
@@ -176,7 +164,7 @@ def _check_vacant(jobs: Sequence[PhotoJob], face: FaceChoice) -> None:
             try:
                 check_vacant(folder, job.kind)
             except UsageError as error:
-                if not _of_one_folder(error):  # else said when its photo's turn comes
+                if not of_one_folder(error):  # else said when its photo's turn comes
                     raise
 
 
@@ -184,14 +172,15 @@ def _faces_of_photo(
     job: PhotoJob, look: Look, console: Console, do: Callable[[Face, Callable[[str], None]], None]
 ) -> bool:
     """Returns False where any face failed."""
-    from fit3d import pipeline
+    from fit3d.pipeline import look as look_at
+    from fit3d.sighting import choose_faces
 
     def stage(description: str) -> None:
         console.stage(f"{job.photo.name}: {description}")
 
     try:
         stage("looking")
-        sighting = pipeline.look(
+        sighting = look_at(
             job.photo,
             landmarks=look.landmarks,
             parser=look.parser,
@@ -199,7 +188,7 @@ def _faces_of_photo(
             landmarks_file=job.landmarks_file,
             device=look.device,
         )
-        chosen = pipeline.choose_faces(sighting, look.face)
+        chosen = choose_faces(sighting, look.face)
     except Exception as error:
         _report_failure(job.photo, None, error, console)
         return False
@@ -219,16 +208,6 @@ def _faces_of_photo(
     return every_one
 
 
-def others_warning(face: Face, done: str) -> tuple[str, ...]:
-    """What the user should know where the largest of several faces was taken; `done` says what became of it."""
-    if not face.others:
-        return ()
-    return (
-        f"{face.others + 1} faces found, the largest was {done}; --face all takes all, --face 2 the second largest, "
-        "--face X,Y the one at a pixel",
-    )
-
-
 def warn_of_photo(photo: Path, warnings: Sequence[str], console: Console) -> None:
     """The warnings of one photo, each with its name."""
     for warning in warnings:
@@ -237,19 +216,14 @@ def warn_of_photo(photo: Path, warnings: Sequence[str], console: Console) -> Non
 
 def _report_failure(photo: Path, number: int | None, error: Exception, console: Console) -> None:
     """Says that a photo, or its face `number`, could not be done; raises again what concerns the whole call."""
+    from fit3d.export.files import of_one_folder
+
     where = str(photo) if number is None else f"{photo}, face {number}"
-    status, message = ("failed", str(error)) if _of_one_folder(error) else failure_of_photo(error)
+    status, message = ("failed", str(error)) if of_one_folder(error) else failure_of_photo(error)
     console.error(message if str(photo) in message else f"{where}: {message}")
     if console.as_json:
         record: dict[str, Any] = {"photo": str(photo), "face": number, "status": status, "error": message}
         console.result("", record)
-
-
-def _of_one_folder(error: BaseException | None) -> bool:
-    """Whether the operating system forbade to write to one photo's folder."""
-    while isinstance(error, UsageError):
-        error = error.__cause__
-    return isinstance(error, OSError) and error.errno in _OF_ONE_FOLDER
 
 
 @contextmanager

@@ -8,10 +8,11 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 import numpy as np
 from PIL import Image
@@ -23,6 +24,9 @@ LONGEST_STEM = 200
 """Bytes of a stem in UTF-8: file systems allow 255 for a name, and suffixes such as '_overlay.jpg' need room."""
 _ROOM_FOR_NUMBERS = 16
 """Bytes kept free for '-2' and '-face1', which must not be cut off."""
+
+_STAGE = re.compile(r"\.fit3d-[0-9a-f]{16}-(?P<name>.+?)(?P<face>-face[0-9]+)?\.stage", re.DOTALL)
+_PART = re.compile(r"\.fit3d-[0-9a-f]{16}\.part")
 
 _DEVICE_NAMES = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10))}
 
@@ -36,6 +40,16 @@ _REASONS = {
     errno.EEXIST: "a file stands where a folder is needed; choose another folder",
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
 }
+_OF_ONE_FOLDER = (
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENOTEMPTY,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENAMETOOLONG,
+)
+"""Why one result's folder may not be written to where those of others may: no full disk is among them."""
 
 
 @contextmanager
@@ -72,7 +86,7 @@ def staged(target: Path, outdated: Sequence[str] = ()) -> Iterator[Path]:
     block did not make again.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    stage = target.with_name(f".{target.name}-{secrets.token_hex(4)}")
+    stage = target.with_name(f".fit3d-{secrets.token_hex(8)}-{safe_stem(target.name)}.stage")
     stage.mkdir()
     try:
         yield stage
@@ -96,6 +110,18 @@ def staged(target: Path, outdated: Sequence[str] = ()) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)
 
 
+def is_stage_of(hidden: str, names: Set[str]) -> bool:
+    """Whether `hidden` is the name of a folder that `staged` made for a target of one of these names, or for a face
+    of it ('-face1', '-face2', ... behind the name)."""
+    match = _STAGE.fullmatch(hidden)
+    return match is not None and not names.isdisjoint({match["name"], f"{match['name']}{match['face'] or ''}"})
+
+
+def is_part(hidden: str) -> bool:
+    """Whether `hidden` is the name of a temporary file of `atomic_write`."""
+    return _PART.fullmatch(hidden) is not None
+
+
 @contextmanager
 def usage_errors(path: str | Path) -> Iterator[None]:
     """Turn what the operating system says about writing `path` into a `UsageError` of one line."""
@@ -107,15 +133,22 @@ def usage_errors(path: str | Path) -> Iterator[None]:
         raise UsageError(f"cannot write {path}: {reason_of(error)}") from error
 
 
+def of_one_folder(error: BaseException | None) -> bool:
+    """Whether the operating system forbade to write to the folder of one result."""
+    while isinstance(error, UsageError):
+        error = error.__cause__
+    return isinstance(error, OSError) and error.errno in _OF_ONE_FOLDER
+
+
 def reason_of(error: OSError) -> str:
     """Why something cannot be written and what to do, in the words of the messages."""
     return _REASONS.get(error.errno or 0) or error.strerror or str(error)
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write `text` as UTF-8 with line feeds, atomically."""
+    """Write `text` as UTF-8 with line feeds, atomically; bytes of file names that are no text as they are."""
     with atomic_write(path) as file:
-        file.write(text.encode("utf-8"))
+        file.write(text.encode("utf-8", "surrogateescape"))
 
 
 def write_image(path: str | Path, pixels: np.ndarray) -> None:
@@ -132,28 +165,39 @@ def write_labels(path: str | Path, parts: np.ndarray) -> None:
 
 def _write_picture(path: str | Path, image: Image.Image) -> None:
     # Made in memory first, because Pillow does not say why it cannot write: a full disk would be an unknown error.
-    content = io.BytesIO()
-    if Path(path).suffix.lower() == ".png":
-        # the default level of 6 takes three times as long for a few per cent
-        image.save(content, format="PNG", compress_level=3)
-    else:
-        image.save(content, format="JPEG", quality=92, subsampling=0)
     with atomic_write(path) as file:
-        file.write(content.getbuffer())
+        file.write(picture_bytes(image, "png" if Path(path).suffix.lower() == ".png" else "jpg"))
 
 
-def output_folder(out: str | Path, stem: str, used: set[str]) -> Path:
+def picture_bytes(image: Image.Image, kind: Literal["png", "jpg"], quality: int = 92) -> bytes:
+    """The content of a file with the picture; `quality` is that of a JPEG."""
+    content = io.BytesIO()
+    if kind == "png":
+        # The default level of 6 takes two to three times as long for a few per cent. In photos nothing repeats but
+        # runs: looking for these only makes smaller files in less time.
+        strategy = zlib.Z_DEFAULT_STRATEGY if image.mode == "P" else zlib.Z_RLE
+        image.save(content, format="PNG", compress_level=3, compress_type=strategy)
+    else:
+        image.save(content, format="JPEG", quality=quality, subsampling=0)
+    return content.getvalue()
+
+
+def output_folder(out: str | Path, stem: str, used: set[str], last: dict[str, int] | None = None) -> Path:
     """The folder `out/stem` of one photo, not made yet.
 
     A stem that is in `used` already gets '-2', '-3', ...; the chosen name is added to `used`, which the caller keeps
     for the photos of one call. Names that differ only in case count as the same, as some file systems take them so.
+    In `last`, if given, the caller keeps the numbers that were found, so that many photos of one stem take no longer.
     """
     stem = safe_stem(stem, LONGEST_STEM - _ROOM_FOR_NUMBERS)
-    name, number = stem, 1
+    last = {} if last is None else last
+    number = last.get(stem.casefold(), 1)
+    name = stem if number == 1 else f"{stem}-{number}"
     while name.casefold() in used:
         number += 1
         name = f"{stem}-{number}"
     used.add(name.casefold())
+    last[stem.casefold()] = number
     return Path(out) / name
 
 
@@ -165,7 +209,7 @@ def safe_stem(stem: str, longest: int = LONGEST_STEM) -> str:
     """
     # undecodable bytes of file names reach Python as lone surrogates, which no text file can hold
     stem = stem.encode("utf-8", "replace").decode("utf-8")
-    stem = re.sub(r'[<>:"/\\|?*\x00-\x1f\x7f]', "_", stem)
+    stem = re.sub(r'[<>:"/\\|?*\x00-\x1f\x7f]', "_", stem).lstrip(" ")
     stem = re.sub(r"^\.+", lambda dots: "_" * len(dots.group()), stem)
     stem = stem.encode("utf-8")[:longest].decode("utf-8", "ignore").strip(" ").rstrip(".")
     if stem.split(".")[0].casefold() in _DEVICE_NAMES:

@@ -62,8 +62,15 @@ def obj_text(
         f"# {_one_line(model.licence)}\n",
         f"mtllib {_one_line(mtl_name)}\n",
         _lines("v", positions, POSITION_DECIMALS - len(str(PER_METRE[export.units])) + 1),
-        _lines("vt", model.uv.astype(np.float64), UV_DECIMALS),
+        _topology_text(model),
     ]
+    return "".join(parts)
+
+
+@lru_cache(maxsize=4)
+def _topology_text(model: MorphableModel) -> str:
+    """UVs, objects, groups and faces, which are the same in every mesh of a model."""
+    parts = [_lines("vt", model.uv.astype(np.float64), UV_DECIMALS)]
     part = part_of_faces(model)
     for index, name in enumerate(model.objects):
         chosen = model.face_objects == index

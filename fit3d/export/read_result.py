@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from reprlib import repr as shorten
 from typing import Any
 
 import torch
@@ -153,7 +154,8 @@ def read_json(path: Path) -> tuple[dict[str, Any], str]:
         raise UsageError(f"{path}: not a result of `fit3d fit`")
     if content["schema"] != SCHEMA_VERSION:
         raise UsageError(
-            f"{path}: written in layout {content['schema']!r}, this fit3d reads {SCHEMA_VERSION}; fit the photo again"
+            f"{path}: written in layout {shorten(content['schema'])}, this fit3d reads {SCHEMA_VERSION}; fit the photo "
+            "again"
         )
     return content, sha256(raw).hexdigest()
 
@@ -166,7 +168,7 @@ def read_fit(path: Path) -> StoredFit:
     """
     content, digest = read_json(path)
     if content.get("kind") is not None:
-        raise UsageError(f"{path}: the result of a {content['kind']!r}, expected one of `fit3d fit`")
+        raise UsageError(f"{path}: the result of a {shorten(content['kind'])}, expected one of `fit3d fit`")
     return StoredFit(
         **vars(parameters_of(content, path, digest)),
         camera=_camera(content, path),
@@ -187,7 +189,7 @@ def parameters_of(content: dict[str, Any], path: Path, digest: str) -> StoredPar
     expression = value_at(content, path, "parameters", "expression", kind=dict)
     for name, value in expression.items():
         if not is_finite(value):
-            raise UsageError(f"{path}: expression {name} is {value!r}, expected a finite number")
+            raise UsageError(f"{path}: expression {shorten(name)} is {shorten(value)}, expected a finite number")
     return StoredParameters(
         path=path,
         sha256=digest,

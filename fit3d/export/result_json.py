@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from fit3d.camera import Camera
 from fit3d.config import ExportConfig, FitConfig
 from fit3d.export.files import write_text
 from fit3d.labels import PART_NAMES
@@ -129,15 +130,7 @@ def result_dict(
                 "face_box_px": np.round(landmarks.box_px, LANDMARK_DECIMALS),
             },
             "parameters": {"identity": fit.identity, "expression": expression},
-            "camera": {
-                "width": camera.width,
-                "height": camera.height,
-                "focal_px": camera.focal_px,
-                "focal_source": source.focal,
-                "principal_px": camera.principal_px,
-                "K": camera.K,
-                "cam_from_world": camera.cam_from_world,
-            },
+            "camera": camera_dict(camera, source.focal),
             "metrics": {
                 "part_iou": fit.part_iou,
                 "landmark_nme": fit.landmark_nme,
@@ -156,6 +149,19 @@ def result_dict(
             "warnings": list(warnings),
         }
     )
+
+
+def camera_dict(camera: Camera, focal_source: FocalSource) -> dict[str, Any]:
+    """A camera as files tell of it."""
+    return {
+        "width": camera.width,
+        "height": camera.height,
+        "focal_px": camera.focal_px,
+        "focal_source": focal_source,
+        "principal_px": camera.principal_px,
+        "K": camera.K,
+        "cam_from_world": camera.cam_from_world,
+    }
 
 
 def _confidence(values: np.ndarray | None) -> Any:

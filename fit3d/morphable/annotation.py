@@ -34,6 +34,8 @@ from fit3d.morphable.model import LandmarkEmbedding, PartAnnotation, SurfacePoin
 SCHEMA = 1
 FAR_OUTSIDE_M = -0.1
 """Field of the vertices that a part does not list, metres."""
+LONGEST_REASON = 200
+"""Characters: what is wrong may quote what stands in the file."""
 OPENINGS = ("right_eye", "left_eye", "inner_mouth")
 
 
@@ -54,8 +56,8 @@ def load_annotation(
         raise ModelFileError(f"{path}: cannot read the annotation ({error.strerror}); install fit3d again") from error
     except KeyError as error:
         raise ModelFileError(f"{path}: the annotation lacks {error}") from error
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ModelFileError(f"{path}: not a usable annotation: {error}") from error
+    except (ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        raise ModelFileError(f"{path}: not a usable annotation: {str(error)[:LONGEST_REASON]}") from error
 
 
 def strip(upper: list[int], lower: list[int], points: np.ndarray) -> list[tuple[int, int, int]]:
@@ -98,13 +100,13 @@ def _parts(content: dict[str, Any], mean: np.ndarray, faces: np.ndarray) -> Part
         fields.append(field)
         labels.append(label)
 
-    surface = faces[_ids(content["surface"], len(faces), "surface")]
+    surface = faces[_list_of_ids(content["surface"], len(faces), "surface")]
     quads = surface[surface[:, 3] >= 0]
     triangles = [surface[:, :3], quads[:, [0, 2, 3]]]
     fixed = [np.full(len(surface) + len(quads), -1)]
     rims = {}
     for name in OPENINGS:
-        upper, lower = (_ids(content["openings"][name][side], len(mean), name) for side in ("upper", "lower"))
+        upper, lower = (_list_of_ids(content["openings"][name][side], len(mean), name) for side in ("upper", "lower"))
         if min(len(upper), len(lower)) < 3 or upper[0] != lower[0] or upper[-1] != lower[-1]:
             raise ValueError(f"the rims of '{name}' must share their two corners")
         patch = np.array(strip(upper.tolist(), lower.tolist(), mean))
@@ -151,6 +153,13 @@ def _ids(values: Any, count: int, what: str) -> np.ndarray:
     if ids.min() < 0 or ids.max() >= count:
         raise ValueError(f"{what}: ids must lie in 0 ... {count - 1}, got {ids.min()} ... {ids.max()}")
     return ids.astype(np.int64)
+
+
+def _list_of_ids(values: Any, count: int, what: str) -> np.ndarray:
+    ids = _ids(values, count, what)
+    if ids.ndim != 1:
+        raise ValueError(f"{what}: expected a list of whole numbers")
+    return ids
 
 
 def _numbers(values: Any, what: str) -> np.ndarray:

@@ -63,6 +63,9 @@ SMALL_FACE = 0.25
 others goes on in smaller tiles: groups of people."""
 MIN_TILE_PX = 256
 """Tiles get no smaller than this: the full range detector sees faces of a twentieth of its view."""
+MOST_TILES = 16
+"""Nor smaller than the photo's longer side over this, so that no photo takes longer than one of 12 megapixels: in one
+of 200 megapixels that has no larger face, those below some 50 px are not looked for."""
 
 LOOKS_SCALE_TURN = ((1.0, 0.06), (1.0, -0.06), (0.96, 0.0), (1.04, 0.0))
 """Relative size and turn, radians, of the squares whose points are averaged: halves how far points move when the same
@@ -243,11 +246,11 @@ class FaceSearch(LandmarkDetector):
         self._look(pyramid, [whole, whole.scaled(2.0)], "short", faces)
         self._look(pyramid, [whole], "full", faces)
 
-        side = float(longer)
+        side, smallest = float(longer), max(MIN_TILE_PX, longer / MOST_TILES)
         turns: tuple[float, ...] = (0.0,)
         while all(face.square.side < SMALL_FACE * side for face in faces):
             side /= 2
-            if side < MIN_TILE_PX and side < longer / 2:
+            if side < smallest and side < longer / 2:
                 if faces or len(turns) > 1:
                     break
                 # The short range detector finds turned faces too, where they fill a fifth of its view; now the smaller.

@@ -153,6 +153,20 @@ def choose(kind: Kind) -> Choice:
     raise UsageError(f"no {kind} can run: {'; '.join(dict.fromkeys(hindrances))}")
 
 
+def able(kind: Kind, name: str) -> Choice:
+    """The backend of that name, or what 'auto' takes now, after a glance at whether it can run.
+
+    Raises:
+        UsageError: it is not known, or something is missing; the message says what to type.
+    """
+    if name == AUTO:
+        return choose(kind)
+    hindrance = what_lacks(kind, name)
+    if hindrance is not None:
+        raise UsageError(f"{kind} {hindrance}")
+    return Choice(name)
+
+
 def what_lacks(kind: Kind, name: str) -> str | None:
     """What keeps a backend from running and what to type, as far as a glance tells; None where nothing does."""
     entry = _entry(kind, name)

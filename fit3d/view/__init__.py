@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fit3d.pipeline import Reconstruction
+    from fit3d.reconstruction import Reconstruction
 
 
 def show(reconstruction: Reconstruction, folder: str | Path = ".", *, port: int = 0, browser: bool = True) -> None:

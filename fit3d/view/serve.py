@@ -16,7 +16,7 @@ from fit3d.view.gallery import Gallery, OneSubject
 from fit3d.view.subject import subject_of
 
 if TYPE_CHECKING:
-    from fit3d.pipeline import Reconstruction
+    from fit3d.reconstruction import Reconstruction
     from fit3d.view.page import Page
 
 POLL_S = 0.5

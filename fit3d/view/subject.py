@@ -21,7 +21,7 @@ from fit3d.morphable.registry import load_model
 from fit3d.photo import load_photo
 
 if TYPE_CHECKING:
-    from fit3d.pipeline import Reconstruction
+    from fit3d.reconstruction import Reconstruction
 
 UPWARDS = 3
 """Folders above a result in which a photo that has moved is looked for, besides the result's own."""
