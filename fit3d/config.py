@@ -67,6 +67,9 @@ class PartsConfig:
     missing_px: float = 6.0
     """Error, crop px, charged for a part that the photo shows and the model at the moment does not. It has no
     direction; it only makes a step that loses a part from sight not worth while."""
+    shut_weight: float = 5.0
+    """Energy of one crop px, squared, root mean square, between the lids of an eye that the photo shows shut: it has no
+    part to compare."""
     forehead: bool = False
     """Whether skin above the line through the brows counts, which hair and hats end anywhere."""
     under_hair: bool = False
@@ -81,6 +84,7 @@ class PartsConfig:
         for weight in self.weights:
             check_positive("parts.weights", weight, zero=True)
         check_positive("parts.missing_px", self.missing_px, zero=True)
+        check_positive("parts.shut_weight", self.shut_weight, zero=True)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,16 @@ CONTOUR_LANDMARKS: dict[LandmarkLayout, tuple[int, ...]] = {
 }
 """Landmarks on the outline of the face."""
 
+LID_LANDMARKS: dict[LandmarkLayout, tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]] = {
+    "ibug68": (((36, 37, 38, 39), (36, 41, 40, 39)), ((42, 43, 44, 45), (42, 47, 46, 45))),
+    "mediapipe478": (
+        ((33, 246, 161, 160, 159, 158, 157, 173, 133), (33, 7, 163, 144, 145, 153, 154, 155, 133)),
+        ((362, 398, 384, 385, 386, 387, 388, 466, 263), (362, 382, 381, 380, 374, 373, 390, 249, 263)),
+    ),
+}
+"""Upper and lower lid of the right and of the left eye, from the person's right corner to the left, in pairs of
+opposite points."""
+
 BROW_LANDMARKS: dict[LandmarkLayout, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "ibug68": (tuple(range(17, 22)), tuple(range(22, 27))),
     "mediapipe478": (

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from fit3d.devices import flat_nonzero
 
 _TINY = 1e-30
 """Keeps divisors and 1/z above zero; far below any length in px or 1/m that matters."""
@@ -56,6 +59,65 @@ def rasterise_front(
     return _rasterise(points_px, depth, triangles, height, width, chunk, front_only=True)
 
 
+def visible(
+    points_px: Tensor,
+    depth: Tensor,
+    triangles: Tensor,
+    at_corners: Tensor,
+    height: int,
+    width: int,
+    chunk: int = 1 << 18,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The covered pixels of one picture and what lies there: faster than `rasterise` for large pictures.
+
+    Args:
+        points_px: (V, 2), depth: (V,), triangles: (T, 3), height and width: as for `rasterise`.
+        at_corners: (T, 3, C) values at the triangles' corners.
+        chunk: pixels of the boxes of triangles that are worked on at a time, few enough for the processor's cache.
+
+    Yields:
+        Flat ids (n,) of pixels and the perspective-correct values (C, n) there; all together the pixels that
+        `rasterise` covers. A centre exactly on an edge shared by two triangles comes from both, on equal depth.
+    """
+    at_corners = at_corners.permute(2, 1, 0).contiguous()
+    nearness = depth.new_zeros(height * width)
+    drawn = list(_fragments(points_px, depth, triangles, height, width, chunk))
+    for _, _, fragments, near in drawn:
+        nearness.scatter_reduce_(0, fragments.pixel, near, "amax")
+    for names, spans, fragments, near in drawn:
+        which = flat_nonzero(near == _select(nearness, fragments.pixel))
+        fragments, near = fragments.some(which), _select(near, which)
+        values = near.new_empty(len(at_corners), len(near))
+        for value, of in zip(values, at_corners, strict=True):
+            linear = _select(of[:, names].reshape(-1), spans.order) * spans.inverse_z
+            torch.div(fragments.linear(*spans.along(linear)), near, out=value)
+        yield fragments.pixel, values
+
+
+def nearest_depth(
+    points_px: Tensor, depth: Tensor, triangles: Tensor, height: int, width: int, chunk: int = 1 << 18
+) -> Tensor:
+    """(H, W) depth of `rasterise` alone, for one picture; arguments as for `visible`."""
+    nearness = depth.new_zeros(height * width)
+    for _, _, fragments, near in _fragments(points_px, depth, triangles, height, width, chunk):
+        nearness.scatter_reduce_(0, fragments.pixel, near, "amax")
+    return (1.0 / nearness).view(height, width)
+
+
+def _fragments(
+    points_px: Tensor, depth: Tensor, triangles: Tensor, height: int, width: int, chunk: int
+) -> Iterator[tuple[Tensor, _Spans, _Fragments, Tensor]]:
+    """Ids (n,) of some triangles of one picture, their spans, the pixels of these and 1/z there (F,)."""
+    x, y = (v.detach().contiguous() for v in points_px.unbind(1))
+    inverse_z = 1.0 / depth.detach()
+    corners = triangles.T.contiguous()
+    ids, ends, _ = _drawn(_select(x, corners), _select(y, corners), _select(inverse_z, corners), height, width)
+    for run in _runs(ends, chunk):
+        spans = _cut_to_spans(corners.index_select(1, ids[run]), x, y, inverse_z, height, width)
+        fragments = spans.fragments()
+        yield ids[run], spans, fragments, fragments.nearness(spans)
+
+
 def _rasterise(
     points_px: Tensor, depth: Tensor, triangles: Tensor, height: int, width: int, chunk: int, front_only: bool
 ) -> Fragments:
@@ -99,27 +161,17 @@ def _rasterise_some(
     x_of, y_of, inverse_z = x_of.reshape(-1), y_of.reshape(-1), 1.0 / z_of.reshape(-1)
     x, y, w = (_select(v, corners) for v in (x_of, y_of, inverse_z))
 
-    ux, uy, vx, vy = x[1] - x[0], y[1] - y[0], x[2] - x[0], y[2] - y[0]
-    area = ux * vy - uy * vx  # twice the area; y runs down, so it is negative where the outside is seen
-    columns = _last(x.amax(0), width) - _first(x.amin(0)) + 1
-    rows = _last(y.amax(0), height) - _first(y.amin(0)) + 1
-    in_front = (w.amin(0) > 0) & (w.amax(0) < torch.inf)  # 1/0 is inf
-    drawn = (area < 0 if front_only else area != 0) & torch.isfinite(area) & in_front & (columns > 0) & (rows > 0)
-    ids = torch.nonzero(drawn).squeeze(1)
-    ends = torch.cumsum(_select(columns * rows, ids).long(), 0)
+    ids, ends, area = _drawn(x, y, w, height, width, front_only)
     raster = _Raster(
         nearness.view(-1), z_of.new_full((nearness.numel(),), triangle_count), height, width, triangle_count
     )
-    start = 0
-    while start < ids.numel():  # runs of triangles with at most `chunk` pixels in their boxes (or one large triangle)
-        before = int(ends[start - 1]) if start else 0
-        stop = max(int(torch.searchsorted(ends, before + chunk, right=True)), start + 1)
-        raster.draw(ids[start:stop], corners.index_select(1, ids[start:stop]), x_of, y_of, inverse_z)
-        start = stop
+    for run in _runs(ends, chunk):
+        raster.draw(ids[run], corners.index_select(1, ids[run]), x_of, y_of, inverse_z, run.start == 0)
 
     covered = nearness > 0
     triangle.copy_(raster.triangle.view(nearness.shape)).masked_fill_(~covered, -1)
     # w_k = z l_k / z_k with the screen weights l_1 = (d x v) / area and l_2 = (u x d) / area, d from corner 0
+    ux, uy, vx, vy = x[1] - x[0], y[1] - y[0], x[2] - x[0], y[2] - y[0]
     second, third = w[1] / area, w[2] / area
     table = torch.stack([x[0], y[0], vy * second, vx * second, uy * third, ux * third])
     table.nan_to_num_(0.0, 0.0, 0.0)  # of triangles that are not drawn; where nothing is, any finite value will do
@@ -136,6 +188,31 @@ def _rasterise_some(
     torch.sub(rest, weights[2], out=weights[0])
 
 
+def _drawn(
+    x: Tensor, y: Tensor, w: Tensor, height: int, width: int, front_only: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Which triangles (n,) may cover pixels, how many pixels the boxes of them and all before hold (n,), and twice the
+    area of every triangle (T,), by the places and 1/z of their corners (3, T)."""
+    # y runs down, so the area is negative where the outside is seen
+    area = (x[1] - x[0]) * (y[2] - y[0]) - (y[1] - y[0]) * (x[2] - x[0])
+    columns = _last(x.amax(0), width) - _first(x.amin(0)) + 1
+    rows = _last(y.amax(0), height) - _first(y.amin(0)) + 1
+    in_front = (w.amin(0) > 0) & (w.amax(0) < torch.inf)  # 1/0 is inf
+    drawn = (area < 0 if front_only else area != 0) & torch.isfinite(area) & in_front & (columns > 0) & (rows > 0)
+    ids = flat_nonzero(drawn)
+    return ids, torch.cumsum(_select(columns * rows, ids).long(), 0), area
+
+
+def _runs(ends: Tensor, chunk: int) -> Iterator[slice]:
+    """Runs of triangles with at most `chunk` pixels in their boxes, or one large triangle, by `_drawn`'s sums (n,)."""
+    start = 0
+    while start < ends.numel():
+        before = int(ends[start - 1]) if start else 0
+        stop = max(int(torch.searchsorted(ends, before + chunk, right=True)), start + 1)
+        yield slice(start, stop)
+        start = stop
+
+
 @dataclass(frozen=True)
 class _Raster:
     """The z-buffers of all pictures, pixel after pixel."""
@@ -148,65 +225,148 @@ class _Raster:
     width: int
     triangle_count: int
 
-    def draw(self, ids: Tensor, corners: Tensor, x_of: Tensor, y_of: Tensor, inverse_z: Tensor) -> None:
+    def draw(self, ids: Tensor, corners: Tensor, x_of: Tensor, y_of: Tensor, inverse_z: Tensor, first: bool) -> None:
         """Draw triangles `ids` (n,) with vertices `corners` (3, n), all counted over all pictures.
 
-        Scan conversion: a triangle is two halves, above and below its middle corner; each row of pixel centres in a
-        half is cut by the long edge and by one of the short ones, and 1/z runs linearly from cut to cut. A cut depends
-        on nothing but its edge, taken from the upper end to the lower one, and is exact at both ends.
+        `first`: nothing has been drawn before.
         """
-        count, device, dtype = ids.numel(), ids.device, inverse_z.dtype
-        top, middle, bottom = corners
-        y0, y1, y2 = (_select(y_of, k) for k in (top, middle, bottom))
-        y0, y1, top, middle = _ascending(y0, y1, top, middle)
-        y1, y2, middle, bottom = _ascending(y1, y2, middle, bottom)
-        y0, y1, top, middle = _ascending(y0, y1, top, middle)
-        vertices = torch.cat([top, middle, bottom])
-        x, y, w = _select(x_of, vertices), torch.cat([y0, y1, y2]), _select(inverse_z, vertices)
-
-        first = _first(y[: 2 * count]).clamp_(max=self.height)  # of the upper halves, then of the lower ones
-        stop = torch.cat([first[count:], _last(y2, self.height) + 1])
-        rows = (stop - first).clamp_(min=0).long()
-        half = torch.repeat_interleave(rows)
-        within = torch.arange(half.numel(), device=device)
-        row = within + _select(first.long() - (torch.cumsum(rows, 0) - rows), half)
-        triangle = _select(torch.arange(count, device=device).repeat(2), half)
-        centre = row.to(dtype) + 0.5
-
-        def cut(start: int, end: int, edge: Tensor) -> tuple[Tensor, Tensor]:
-            """x and 1/z where `centre` cuts edges, whose ends lie at `start` and `end` of the sorted corners."""
-            upper = _select(y[start:], edge)
-            # a horizontal edge ends a triangle below and is cut at its first end: 0 / tiny
-            t = (centre - upper) / (_select(y[end:], edge) - upper).clamp_(min=_TINY)
-            s = 1.0 - t
-            return (
-                s * _select(x[start:], edge) + t * _select(x[end:], edge),
-                s * _select(w[start:], edge) + t * _select(w[end:], edge),
-            )
-
-        x_long, w_long = cut(0, 2 * count, triangle)
-        x_short, w_short = cut(0, count, half)
-        begin = _first(torch.minimum(x_long, x_short)).clamp_(max=self.width)
-        span = (_last(torch.maximum(x_long, x_short), self.width) - begin + 1).clamp_(min=0).long()
-        across = x_short - x_long
-        slope = (w_short - w_long) / (across + (across == 0))
-        w_begin = w_long + (begin + 0.5 - x_long) * slope
         picture = torch.div(ids, self.triangle_count, rounding_mode="floor")
-        pixel_begin = row * self.width + begin.long() + _select(picture * (self.height * self.width), triangle)
-        name = _select((ids - picture * self.triangle_count).to(dtype), triangle)
+        spans = _cut_to_spans(corners, x_of, y_of, inverse_z, self.height, self.width)
+        name = _select((ids - picture * self.triangle_count).to(inverse_z.dtype), spans.triangle)
+        fragments = spans.fragments(_select(picture * (self.height * self.width), spans.triangle))
+        nearness = fragments.nearness(spans)
+        former = None if first else self.nearness.clone()
+        self.nearness.scatter_reduce_(0, fragments.pixel, nearness, "amax")
+        if former is not None:  # pixels in which something nearer was drawn forget their former triangle
+            self.triangle.masked_fill_(self.nearness > former, self.triangle_count)
+        nearest = nearness == _select(self.nearness, fragments.pixel)
+        names = torch.where(nearest, _select(name, fragments.span), torch.inf)
+        self.triangle.scatter_reduce_(0, fragments.pixel, names, "amin")
 
-        line = torch.repeat_interleave(span)
-        before = torch.cumsum(span, 0) - span
-        within = torch.arange(line.numel(), device=device)
-        pixel = within + _select(pixel_begin - before, line)
-        column = (within - _select(before, line)).to(dtype)
-        nearness = (_select(w_begin, line) + column * _select(slope, line)).clamp_(min=_TINY)
-        former = self.nearness.clone()
-        self.nearness.scatter_reduce_(0, pixel, nearness, "amax")
-        # pixels in which something nearer was drawn forget their former triangle
-        self.triangle.masked_fill_(self.nearness > former, self.triangle_count)
-        nearest = nearness == _select(self.nearness, pixel)
-        self.triangle.scatter_reduce_(0, pixel, torch.where(nearest, _select(name, line), torch.inf), "amin")
+
+@dataclass(frozen=True)
+class _Spans:
+    """Runs of pixel centres in one row and one triangle.
+
+    Scan conversion: a triangle is two halves, above and below its middle corner; each row of pixel centres in a half is
+    cut by the long edge and by one of the short ones, and what is linear on the screen, as 1/z is, runs linearly from
+    cut to cut. A cut depends on nothing but its edge, taken from the upper end to the lower one, and is exact at both
+    ends.
+    """
+
+    triangle: Tensor
+    """(S,) int64: which of the n triangles."""
+    half: Tensor
+    """(S,) int64: which half, the n upper ones first."""
+    pixel: Tensor
+    """(S,) int64: the first pixel's flat id."""
+    length: Tensor
+    """(S,) int64, px; may be 0."""
+    t_long: Tensor
+    """(S,) where on its edge a cut lies, 0 at the upper end and 1 at the lower one."""
+    t_short: Tensor
+    after: Tensor
+    """(S,) way from the cut of the long edge to the first pixel's centre, px."""
+    across: Tensor
+    """(S,) and to the cut of the short edge."""
+    order: Tensor
+    """(3 n,) int64: the corners from top to bottom, as ids into what is given by corner, (3, n) in one row."""
+    inverse_z: Tensor
+    """(3 n,) of the corners from top to bottom, 1/m."""
+
+    def along(self, at_corners: Tensor) -> tuple[Tensor, Tensor]:
+        """Value at the first pixel and change per pixel (S,) of what is linear on the screen, by its values (3 n,) at
+        the corners from top to bottom."""
+        count = at_corners.numel() // 3
+        at_long = _between(at_corners, at_corners[2 * count :], self.t_long, self.triangle)
+        at_short = _between(at_corners, at_corners[count:], self.t_short, self.half)
+        slope = (at_short - at_long) / (self.across + (self.across == 0))
+        return at_long + self.after * slope, slope
+
+    def fragments(self, first_pixel: Tensor | int = 0) -> _Fragments:
+        """The pixels of all spans; `first_pixel` (S,) is the flat id of their picture's first."""
+        span = torch.repeat_interleave(self.length)
+        before = torch.cumsum(self.length, 0) - self.length
+        within = torch.arange(span.numel(), device=span.device)
+        pixel = within + _select(self.pixel + first_pixel - before, span)
+        return _Fragments(span, pixel, (within - _select(before, span)).to(self.inverse_z.dtype))
+
+
+@dataclass(frozen=True)
+class _Fragments:
+    """Pixels of spans, one after another."""
+
+    span: Tensor
+    """(F,) int64, ascending."""
+    pixel: Tensor
+    """(F,) int64 flat id."""
+    column: Tensor
+    """(F,) float: which of its span's pixels it is, from 0."""
+
+    def linear(self, first: Tensor, slope: Tensor) -> Tensor:
+        """(F,) of `_Spans.along`."""
+        return _select(first, self.span) + self.column * _select(slope, self.span)
+
+    def some(self, which: Tensor) -> _Fragments:
+        """Those of ids `which`, ascending."""
+        return _Fragments(_select(self.span, which), _select(self.pixel, which), _select(self.column, which))
+
+    def nearness(self, spans: _Spans) -> Tensor:
+        """(F,) 1/z, 1/m."""
+        return self.linear(*spans.along(spans.inverse_z)).clamp_(min=_TINY)
+
+
+def _cut_to_spans(corners: Tensor, x_of: Tensor, y_of: Tensor, inverse_z: Tensor, height: int, width: int) -> _Spans:
+    """The spans of triangles `corners` (3, n), ids into the vertices' `x_of`, `y_of` and `inverse_z`."""
+    count, device, dtype = corners.shape[1], corners.device, inverse_z.dtype
+    corners = corners.reshape(-1)
+    top, middle, bottom = torch.arange(3 * count, device=device).view(3, count)
+    y0, y1, y2 = _select(y_of, corners).view(3, count)
+    y0, y1, top, middle = _ascending(y0, y1, top, middle)
+    y1, y2, middle, bottom = _ascending(y1, y2, middle, bottom)
+    y0, y1, top, middle = _ascending(y0, y1, top, middle)
+    order = torch.cat([top, middle, bottom])
+    vertices = _select(corners, order)
+    x, y = _select(x_of, vertices), torch.cat([y0, y1, y2])
+
+    first = _first(y[: 2 * count]).clamp_(max=height)  # of the upper halves, then of the lower ones
+    stop = torch.cat([first[count:], _last(y2, height) + 1])
+    rows = (stop - first).clamp_(min=0).long()
+    half = torch.repeat_interleave(rows)
+    within = torch.arange(half.numel(), device=device)
+    row = within + _select(first.long() - (torch.cumsum(rows, 0) - rows), half)
+    triangle = _select(torch.arange(count, device=device).repeat(2), half)
+    centre = row.to(dtype) + 0.5
+
+    def cut(end: int, edge: Tensor) -> tuple[Tensor, Tensor]:
+        """x, and the share of the way from the upper end, where `centre` cuts edges; the lower end's corners begin at
+        `end`."""
+        upper = _select(y, edge)
+        # a horizontal edge ends a triangle below and is cut at its first end: 0 / tiny
+        t = (centre - upper) / (_select(y[end:], edge) - upper).clamp_(min=_TINY)
+        return _between(x, x[end:], t, edge), t
+
+    x_long, t_long = cut(2 * count, triangle)
+    x_short, t_short = cut(count, half)
+    begin = _first(torch.minimum(x_long, x_short)).clamp_(max=width)
+    length = (_last(torch.maximum(x_long, x_short), width) - begin + 1).clamp_(min=0).long()
+    return _Spans(
+        triangle=triangle,
+        half=half,
+        pixel=row * width + begin.long(),
+        length=length,
+        t_long=t_long,
+        t_short=t_short,
+        after=begin + 0.5 - x_long,
+        across=x_short - x_long,
+        order=order,
+        inverse_z=_select(inverse_z, vertices),
+    )
+
+
+def _between(upper: Tensor, lower: Tensor, t: Tensor, edge: Tensor) -> Tensor:
+    """Values (S,) on edges, a share `t` of the way down, by those at their ends."""
+    return (1.0 - t) * _select(upper, edge) + t * _select(lower, edge)
 
 
 def _select(values: Tensor, index: Tensor) -> Tensor:

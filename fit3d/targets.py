@@ -17,9 +17,9 @@ from fit3d.config import FitConfig
 from fit3d.energy.landmarks import LandmarkTarget
 from fit3d.energy.losses import loss_weight
 from fit3d.energy.part_loss import PartLoss
-from fit3d.energy.pixels import hull_corners, without_specks
+from fit3d.energy.pixels import count_pixels, hull_corners, without_specks
 from fit3d.errors import ObservationError
-from fit3d.landmarks import BROW_LANDMARKS, CONTOUR_LANDMARKS
+from fit3d.landmarks import BROW_LANDMARKS, CONTOUR_LANDMARKS, LID_LANDMARKS
 from fit3d.observe.base import Landmarks, Observation
 
 SPECK_SHARE = 0.1
@@ -28,6 +28,13 @@ SMALLEST_PIECE = 6
 """A connected piece of fewer crop pixels is dropped in any case."""
 FEWEST_LANDMARKS = 12
 """Fewer usable landmarks do not tell a pose."""
+SHUT_GAP = 0.07
+"""Lids whose landmarks are nearer to each other than this share of the eye's width may meet. Detectors keep 0.02 to
+0.07 between shut lids; open ones, unless narrowed by laughter, have 0.1 to 0.3."""
+SHUT_AREA = 0.045
+"""Of a shut eye parsers find less than this, squared widths of the eye: what their lines of lashes enclose."""
+LIDS_SEEN = 0.7
+"""Mean trust of the lids' landmarks below which they do not tell whether the eye is shut."""
 
 T = TypeVar("T")
 
@@ -50,6 +57,8 @@ class Targets:
     counts there, on either side."""
     above_brows: Tensor
     """(B, R, R) bool: crop pixels beyond the line through the brows; skin does not count there, on either side."""
+    shut: Tensor
+    """(B, 2) energy of a squared crop px between the lids of the right and of the left eye; 0 unless it is shut."""
 
     def __len__(self) -> int:
         return len(self.crops)
@@ -65,6 +74,7 @@ class Targets:
             described=rows_of(self.described, photos),
             hidden=self.hidden[photos],
             above_brows=self.above_brows[photos],
+            shut=self.shut[photos],
         )
 
 
@@ -162,7 +172,10 @@ def make_targets(
     masks = part_masks(observed, out_of_sight, above_brows)
     weights = torch.tensor(config.parts.weights, dtype=dtype, device=config.device)
     trust = torch.from_numpy(np.stack([_part_trust(each) for each in observations])).to(weights)
-    part_weights = masks.flatten(2).any(2) * weights * trust * (loss_weight(config) / config.crop.unit_px**2)
+    part_weights = (count_pixels(masks) > 0) * weights * trust * (loss_weight(config) / config.crop.unit_px**2)
+    triples = zip(observations, crops, cut, strict=True)
+    shut = torch.from_numpy(np.stack([shut_eyes(each, crop, found) for each, crop, (found, _) in triples])).to(weights)
+    part_weights[:, : shut.shape[1]] *= 1.0 - shut
     landmarks = [_landmark_target(each, crop, config, dtype) for each, crop in zip(observations, crops, strict=True)]
     return Targets(
         crops=crops,
@@ -176,6 +189,7 @@ def make_targets(
         described=None if part_loss is None else part_loss.describe(masks),
         hidden=out_of_sight,
         above_brows=above_brows,
+        shut=shut * (config.parts.shut_weight / config.crop.unit_px**2),
     )
 
 
@@ -193,6 +207,32 @@ def _landmark_target(observation: Observation, crop: Crop, config: FitConfig, dt
         weight=weight.to(config.device, dtype),
         outlier_px=config.landmarks.outlier_px * unit,
     )
+
+
+def shut_eyes(observation: Observation, crop: Crop, observed: np.ndarray) -> np.ndarray:
+    """(2,) bool: whether the right and the left eye are seen to be shut.
+
+    An eye that the parser does not find may be hidden, or shut. It is shut where the detector sees both lids, and sees
+    them meet, and nothing but skin and a sliver of eye lies on the line where they do. `observed` (R, R) are the labels
+    in the crop.
+    """
+    landmarks = observation.landmarks
+    shut = np.zeros(2, dtype=bool)
+    if landmarks.confidence is None:  # it would say the same of lids that it only guesses
+        return shut
+    px = (landmarks.points_px - np.array([crop.left, crop.top])) * crop.scale
+    trust = landmarks.trust
+    for eye, lids in enumerate(LID_LANDMARKS[landmarks.layout]):
+        label, (upper, lower) = labels.PRDL_PARTS[eye], px[np.array(lids)]
+        width, area = np.linalg.norm(upper[-1] - upper[0]), np.count_nonzero(observed == label)
+        gap = np.linalg.norm(upper - lower, axis=1)[1:-1].mean()
+        # not a number where a landmark is missing, and then nothing is below anything
+        meet = gap < SHUT_GAP * width and area < SHUT_AREA * width**2
+        if not meet or trust[np.array(lids)].mean() < LIDS_SEEN:
+            continue
+        column, row = np.floor((upper + lower) / 2.0).astype(int).clip(0, crop.resolution - 1).T
+        shut[eye] = np.isin(observed[row, column], (labels.SKIN, label)).all()
+    return shut
 
 
 def _part_trust(observation: Observation) -> np.ndarray:

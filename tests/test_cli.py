@@ -433,14 +433,16 @@ def test_full_disk_leaves_the_earlier_result(
     assert {path.name: path.read_bytes() for path in (out / "astronaut").iterdir()} == before
 
 
-@pytest.mark.parametrize("place", ["fit_observation", "project_texture", "write_result"])
+@pytest.mark.parametrize(
+    "place", ["pipeline.fit_observation", "pipeline.project_texture", "reconstruction.write_result"]
+)
 def test_interrupt(
     place: str, astronaut: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, place, interrupted)
+    monkeypatch.setattr(f"fit3d.{place}", interrupted)
     assert main(["fit", str(astronaut), str(astronaut), "-o", str(tmp_path / "out")]) == 130
     assert capfd.readouterr().err == "interrupted\n"
     assert not (tmp_path / "out").exists()

@@ -20,6 +20,7 @@ from fit3d.energy.pixels import anchor_grid, pixel_centres
 from fit3d.energy.prdl import descriptor_naive
 from fit3d.errors import NoFaceError
 from fit3d.evaluate import losses
+from fit3d.evaluate.label_files import LabelledPhoto
 from fit3d.evaluate.losses import (
     KINDS,
     PART_LOSSES,
@@ -40,7 +41,6 @@ from fit3d.evaluate.losses import (
     see_heads,
     with_weight,
 )
-from fit3d.evaluate.parts import LabelledPhoto
 from fit3d.evaluate.vertex_samples import VertexObjective
 from fit3d.labels import LEFT_EYE, PART_IDS, PRDL_PARTS, RIGHT_EYE, SKIN
 from fit3d.landmarks import LandmarkLayout
@@ -469,7 +469,12 @@ def test_command_reports_everything(folder: Path, capfd: pytest.CaptureFixture[s
     said = capfd.readouterr()
     assert said.err.splitlines() == [f"error: none.png: {folder / 'none.png'}: no face"]
     report = json.loads(said.out)
-    assert report["photos"] == ["front.png"] and list(report["failures"]) == ["none.png"]
+    assert {row["photo"] for row in report["photos"]} == {"front.png"} and list(report["failures"]) == ["none.png"]
+    drivers = [(loss, driver) for driver in ("landmarks and parts", "parts alone") for loss in (*FEW, "landmarks")]
+    assert {row["group"] for row in report["photos"]} == {
+        f"{driver}, {loss}" for loss, driver in drivers if (loss, driver) != ("landmarks", "parts alone")
+    }
+    assert report["command"].startswith("fit3d evaluate losses FOLDER --")
     assert set(report["parts_alone"]) == set(FEW)
     assert set(report["landmarks_and_parts"]) == {*FEW, "landmarks"}
     for driver in ("landmarks_and_parts", "parts_alone"):

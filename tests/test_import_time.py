@@ -21,6 +21,12 @@ HEAVY = (
     "face_alignment",
     "facer",
     "triton",
+    "pebble",
+    "ray",
+    "pyarrow",
+    "jinja2",
+    "fsspec",
+    "yaml",
 )
 
 IMPORT = "import fit3d, fit3d.errors, fit3d.config, fit3d.labels"
@@ -33,7 +39,12 @@ HELP = "from fit3d.commands.app import main; assert main({arguments!r}) == 0"
         IMPORT,
         HELP.format(arguments=["--help"]),
         HELP.format(arguments=["fit", "--help"]),
+        HELP.format(arguments=["batch", "--help"]),
+        HELP.format(arguments=["synthesise", "--help"]),
         HELP.format(arguments=["evaluate", "parts", "--help"]),
+        HELP.format(arguments=["evaluate", "compare", "--help"]),
+        HELP.format(arguments=["evaluate", "realy", "--help"]),
+        HELP.format(arguments=["evaluate", "report", "--help"]),
         HELP.format(arguments=["evaluate", "plausibility", "--help"]),
         HELP.format(arguments=["weights", "list"]),
         HELP.format(arguments=["--version"]),

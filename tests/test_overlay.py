@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fit3d.config import Overlay
-from fit3d.labels import HAIR, NOSE
+from fit3d.labels import HAIR, NOSE, PART_COLOURS, RIGHT_EYE, SKIN
 from fit3d.morphable.model import MorphableModel
 from fit3d.observe.base import Backend, Landmarks, Observation
 from fit3d.photo import Photo
@@ -155,3 +155,33 @@ def test_over_blends_by_alpha() -> None:
     layer[..., :3] = 200
     layer[0, :, 3] = (0, 51, 255)
     assert over(np.full((1, 3, 3), 100, np.uint8), layer)[0, :, 0].tolist() == [100, 120, 200]
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 50), (1400, 3), (2, 2), (1, 1000)])
+def test_parts_are_mixed_as_the_formula_says(height: int, width: int) -> None:
+    generator = np.random.default_rng(0)
+    picture = generator.integers(0, 256, (height, width, 3), np.uint8)
+    parts = np.kron(generator.integers(0, 12, (-(-height // 8), -(-width // 8))), np.ones((8, 8), int))
+    parts = parts[:height, :width].astype(np.uint8)
+    fill, line = 0.42, 0.9
+    thickness = max(round(max(height, width) / 450.0), 1)
+    expected = picture.copy()
+    for y in range(height):
+        for x in range(width):
+            label = parts[y, x]
+            around = parts[max(y - thickness, 0) : y + thickness + 1, max(x - thickness, 0) : x + thickness + 1]
+            face = RIGHT_EYE <= label <= SKIN + 1
+            opacity = np.float32(fill if face else 0.5 * fill if label > SKIN + 1 else 0.0)
+            if face and (around != label).any():
+                opacity = np.float32(line)
+            below, colour = picture[y, x].astype(np.float32), np.array(PART_COLOURS[label], np.float32)
+            expected[y, x] = np.rint(below * (1 - opacity) + colour * opacity)
+    assert np.array_equal(draw_parts(picture, parts, fill, line), expected)
+
+
+def test_over_rounds_to_the_nearest_level() -> None:
+    below, above, alpha = (v.ravel() for v in np.meshgrid(np.arange(0, 256, 5), np.arange(0, 256, 3), np.arange(256)))
+    picture = np.repeat(below[None, :, None], 3, 2).astype(np.uint8)
+    layer = np.stack([above, above, above, alpha], -1)[None].astype(np.uint8)
+    expected = np.rint((below * (255 - alpha) + above * alpha) / 255.0)
+    assert np.array_equal(over(picture, layer)[0, :, 1], expected)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fit3d.camera import CAM_FROM_FRONTAL_WORLD, Camera
 from fit3d.morphable.registry import load_model
-from fit3d.raster import Fragments, rasterise, rasterise_front
+from fit3d.raster import Fragments, nearest_depth, rasterise, rasterise_front, visible
 from synthetic import synthetic_camera, synthetic_identity, synthetic_model
 
 Draw = Callable[[Tensor, Tensor, Tensor, int, int], Fragments]
@@ -349,3 +349,35 @@ def test_same_result_twice() -> None:
     first, second = rasterise(*arguments, 200, 200), rasterise(*arguments, 200, 200)
     assert torch.equal(first.triangle, second.triangle)
     assert torch.equal(first.barycentric, second.barycentric)
+
+
+@pytest.mark.parametrize("chunk", [1, 300, 1 << 18])
+def test_visible_equals_rasterise(chunk: int) -> None:
+    points, depth, triangles = random_scene(5)
+    values = torch.rand(len(triangles), 3, 4, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    fragments = rasterise(points, depth, triangles, 24, 31)
+    covered = fragments.triangle >= 0
+    expected = (values[fragments.triangle[covered]] * fragments.barycentric[covered][..., None]).sum(1)
+    drawn = torch.full((24 * 31, 4), torch.nan, dtype=torch.float64)
+    pixels = []
+    for pixel, found in visible(points, depth, triangles, values, 24, 31, chunk):
+        drawn[pixel] = found.T
+        pixels.append(pixel)
+    # no centre lies on an edge here, so each comes once
+    assert torch.cat(pixels).sort().values.tolist() == torch.nonzero(covered.view(-1)).squeeze(1).tolist()
+    torch.testing.assert_close(drawn[covered.view(-1)], expected, rtol=1e-9, atol=1e-12)
+    assert torch.equal(nearest_depth(points, depth, triangles, 24, 31, chunk), fragments.depth)
+
+
+def test_visible_takes_both_sides_of_a_seam_on_a_centre() -> None:
+    """The diagonal of a square runs through centres, which both triangles hold at the same depth."""
+    points = torch.tensor([[0.0, 0.0], [4.0, 0.0], [4.0, 4.0], [0.0, 4.0]])
+    triangles = torch.tensor([[0, 1, 2], [0, 2, 3]])
+    values = torch.tensor([[[1.0]] * 3, [[2.0]] * 3])
+    ((pixel, found),) = visible(points, torch.ones(4), triangles, values, 4, 4)
+    by_triangle = {value: sorted(pixel[found[0] == value].tolist()) for value in (1.0, 2.0)}
+    assert by_triangle == {
+        1.0: [4 * y + x for y in range(4) for x in range(4) if x >= y],
+        2.0: [4 * y + x for y in range(4) for x in range(4) if x <= y],
+    }
+    assert list(visible(points, -torch.ones(4), triangles, values, 4, 4)) == []

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fit3d.devices import exact_dtype
+from fit3d.devices import exact_dtype, nonzero_in_rows
 from fit3d.energy.pixels import border_of, nearest_pixels
 from fit3d.energy.pulls import (
     Pulls,
@@ -59,7 +59,7 @@ class Regions:
         the step would be one px however small s is. With the other pixels of the outline stiff too, it is s.
         """
         together = border_of(masks) & self.border & (weight > 0)[..., None, None]
-        part, pixel = torch.nonzero(together.flatten(2).flatten(0, 1), as_tuple=True)
+        part, pixel = nonzero_in_rows(together.flatten(2).flatten(0, 1))
         normal = self.normal.flatten(0, 1)[part, pixel]
         stiffness = weight.view(-1)[part].to(normal)
         return Pulls(part, pixel, normal, torch.zeros_like(stiffness), stiffness)

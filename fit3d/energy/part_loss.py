@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from fit3d.devices import flat_nonzero
+
 
 @dataclass(frozen=True)
 class PointForces:
@@ -86,6 +88,6 @@ def gather_forces(photo: Tensor, pixel: Tensor, pull: Tensor, stiffness: Tensor,
         torch.zeros(size, dtype=pull.dtype, device=pull.device).scatter_add_(0, place, column)
         for column in (*pull, *stiffness)
     ]
-    touched = torch.nonzero((columns[2] != 0) | (columns[4] != 0)).squeeze(1)
+    touched = flat_nonzero((columns[2] != 0) | (columns[4] != 0))
     px, py, xx, xy, yy = (column[touched] for column in columns)
     return PointForces(touched, torch.stack([px, py], 1), torch.stack([xx, xy, yy], 1))

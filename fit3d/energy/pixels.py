@@ -9,6 +9,7 @@ for all of them.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -21,6 +22,9 @@ from fit3d import devices
 
 THINNEST = 512
 """Of a set of pixels at least one in so many is taken."""
+
+FEW_ANCHORS = 12
+"""Up to one anchor for so many pixels of the raster, the anchors' rows and columns are looked at by themselves."""
 
 
 def anchor_grid(count: int, resolution: int, device: torch.device | str = "cpu", extent: float = 1.0) -> Tensor:
@@ -47,7 +51,7 @@ def nearest_pixels(masks: Tensor, anchors: Tensor) -> Tensor:
     An anchor within the set is its own nearest pixel; -1 where the set is empty. Of equally near pixels any one.
     """
     if devices.on_cpu(masks):
-        return _each_mask(masks, anchors, _nearest_of)
+        return _each_mask(masks, anchors, _nearest_of, _nearest_of_lines)
     return _search(border_of(masks), anchors, masks)[0]
 
 
@@ -58,7 +62,7 @@ def nearest_to_each(masks: Tensor, queries: Tensor) -> tuple[Tensor, Tensor, Ten
     -1 where the mask is empty. Of equally near pixels any one.
     """
     resolution = masks.shape[-1]
-    part, pixel = torch.nonzero(queries.reshape(-1, resolution * resolution), as_tuple=True)
+    part, pixel = devices.nonzero_in_rows(queries.reshape(-1, resolution * resolution))
     if not devices.on_cpu(masks):
         every = torch.arange(resolution * resolution, device=masks.device)
         return part, pixel, nearest_pixels(masks, every).flatten(0, -2)[part, pixel]
@@ -79,13 +83,21 @@ def furthest_pixels(masks: Tensor, anchors: Tensor) -> Tensor:
     -1 where the set is empty. Of equally far pixels any one.
     """
     if devices.on_cpu(masks):
-        return _each_mask(masks, anchors, _furthest_of)
+        return _each_mask(masks, anchors, _furthest_of, _furthest_of_lines)
     return _search(row_ends_of(masks), anchors, masks)[1]
+
+
+def count_pixels(masks: Tensor) -> Tensor:
+    """(...,) int64: how many pixels each mask (..., R, R) bool has."""
+    if masks.device.type != "cpu":
+        return masks.flatten(-2).sum(-1)
+    flat = masks.numpy().reshape(-1, masks.shape[-2] * masks.shape[-1])  # each by itself: ten times faster
+    return torch.tensor([np.count_nonzero(mask) for mask in flat], dtype=torch.int64).view(masks.shape[:-2])
 
 
 def lattice_thinning(masks: Tensor, count: int) -> Tensor:
     """(...,) int64: n such that one pixel in n of each mask (..., R, R) bool is about `count` pixels; at least 1."""
-    covered = masks.flatten(-2).sum(-1)
+    covered = count_pixels(masks)
     return torch.div(covered + count - 1, count, rounding_mode="floor").clamp(1, THINNEST)
 
 
@@ -98,11 +110,11 @@ def spread_pixels(masks: Tensor, thinning: Tensor, capacity: int) -> Tensor:
     with more than `capacity` such pixels keeps an even share of them.
     """
     resolution = masks.shape[-1]
-    part, pixel = torch.nonzero(masks.reshape(-1, resolution * resolution), as_tuple=True)
+    part, pixel = devices.nonzero_in_rows(masks.reshape(-1, resolution * resolution))
     row = torch.div(pixel, resolution, rounding_mode="floor")
     thin = thinning.reshape(-1)[part]
     slope = torch.tensor(_golden_slopes(), device=masks.device)[thin]
-    chosen = torch.nonzero((pixel - row * resolution + slope * row) % thin == 0).squeeze(1)
+    chosen = devices.flat_nonzero((pixel - row * resolution + slope * row) % thin == 0)
     part, pixel = part[chosen], pixel[chosen]
     sets = thinning.numel()
     size = torch.bincount(part, minlength=sets)
@@ -146,25 +158,63 @@ def row_ends_of(masks: Tensor) -> Tensor:
     return masks & ((before == 1) | (before == before[..., -1:]))
 
 
-def _each_mask(masks: Tensor, anchors: Tensor, find) -> Tensor:  # type: ignore[no-untyped-def]
+Find = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""From a mask (R, R) and anchors (A,) to pixels (A,)."""
+FindOnLines = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""From a mask (R, R) and anchors in each of the rows (N,) and columns (M,) to pixels (N, M)."""
+
+
+def _each_mask(masks: Tensor, anchors: Tensor, find: Find, find_on_lines: FindOnLines) -> Tensor:
     flat = masks.numpy().reshape(-1, *masks.shape[-2:])
     at = anchors.numpy()
     found = np.empty((len(flat), len(at)), dtype=np.int64)
-    for index, mask in enumerate(flat):
-        found[index] = find(mask, at)
+    v, u = np.divmod(at, masks.shape[-1])
+    rows, columns = np.unique(v), np.unique(u)
+    # with many anchors it is quicker to look at the whole raster
+    if rows.size * columns.size <= min(at.size, flat[0].size // FEW_ANCHORS):
+        place = np.searchsorted(rows, v) * columns.size + np.searchsorted(columns, u)
+        for index, mask in enumerate(flat):
+            found[index] = find_on_lines(mask, rows, columns).ravel()[place] if mask.any() else -1
+    else:
+        for index, mask in enumerate(flat):
+            found[index] = find(mask, at)
     return torch.from_numpy(found).view(*masks.shape[:-2], len(at))
 
 
 def _nearest_of(mask: np.ndarray, anchors: np.ndarray) -> np.ndarray:
-    """(A,) flat indices by the Euclidean feature transform of the whole raster (Maurer et al. 2003)."""
+    """(A,) flat indices by the Euclidean feature transform of the whole raster (Maurer et al. 2003).
+
+    Of equally near pixels that of the lowest column, then of the lowest row.
+    """
     if not mask.any():
         return np.full(len(anchors), -1)
     rows, columns = ndimage.distance_transform_edt(~mask, return_distances=False, return_indices=True)
     return np.asarray((rows.ravel()[anchors].astype(np.int64) * mask.shape[1]) + columns.ravel()[anchors])
 
 
+def _nearest_of_lines(mask: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """(N, M): as `_nearest_of`, by the same two steps, of the rows (N,) and columns (M,) of anchors alone.
+
+    First the nearest pixel in each column of the mask's box, then the nearest of those.
+    """
+    filled_rows, filled_columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    top, bottom, left, right = filled_rows[0], filled_rows[-1], filled_columns[0], filled_columns[-1]
+    box = mask[top : bottom + 1, left : right + 1]
+    far = np.int32(4 * sum(mask.shape))
+    row = np.arange(top, bottom + 1, dtype=np.int32)[:, None]
+    within = rows.clip(top, bottom) - top
+    above = np.maximum.accumulate(box * (far + row))[within] - far
+    below = far - np.maximum.accumulate((box * (far - row))[::-1])[::-1][within]
+    at = rows.astype(np.int32)[:, None]
+    up, down = np.abs(at - above), np.abs(below - at)
+    dx = np.arange(left, right + 1, dtype=np.int32) - columns.astype(np.int32)[:, None]
+    nearest = (np.minimum(up, down)[:, None] ** 2 + dx**2).argmin(2)
+    nearest_row = np.take_along_axis(np.where(up <= down, above, below), nearest, 1)
+    return np.asarray(nearest_row * np.int64(mask.shape[1]) + (left + nearest))
+
+
 def _furthest_of(mask: np.ndarray, anchors: np.ndarray) -> np.ndarray:
-    """(A,) flat indices: the best of the corners of the convex hull."""
+    """(A,) flat indices: the first of the best of the corners of the convex hull."""
     corners = hull_corners(mask)
     if corners.size == 0:
         return np.full(len(anchors), -1)
@@ -176,13 +226,27 @@ def _furthest_of(mask: np.ndarray, anchors: np.ndarray) -> np.ndarray:
     return np.asarray(corners[score.argmax(1)])
 
 
+def _furthest_of_lines(mask: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """(N, M): as `_furthest_of`, of the rows (N,) and columns (M,) of anchors: of each row of the mask the further end,
+    then the furthest of those. A point that is no corner of the hull is never furthest, so it need not be left out."""
+    y, first, last = row_ends(mask)
+    y, first, last, v, u = (each.astype(np.int32) for each in (y, first, last, rows, columns))
+    to_first, to_last = np.abs(u[:, None] - first), np.abs(u[:, None] - last)
+    furthest = ((v[:, None] - y)[:, None] ** 2 + np.maximum(to_first, to_last) ** 2).argmax(2)
+    end = np.take_along_axis(np.where(to_first >= to_last, first, last), furthest.T, 1).T
+    return np.asarray(y[furthest] * np.int64(mask.shape[1]) + end)
+
+
+def row_ends(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows (n,) of `mask` (R, R) bool that are not empty, and the columns (n,) of the first and last pixel of each."""
+    rows = np.flatnonzero(mask.any(1))
+    lines = mask[rows]
+    return rows, lines.argmax(1), mask.shape[1] - 1 - lines[:, ::-1].argmax(1)
+
+
 def hull_corners(mask: np.ndarray) -> np.ndarray:
     """(H,) flat indices, ascending, of pixels of `mask` (R, R) bool among which are the corners of its convex hull."""
-    rows = np.flatnonzero(mask.any(1))
-    if rows.size == 0:
-        return rows
-    lines = mask[rows]
-    first, last = lines.argmax(1), mask.shape[1] - 1 - lines[:, ::-1].argmax(1)
+    rows, first, last = row_ends(mask)
     ends = np.unique(np.concatenate([rows * mask.shape[1] + first, rows * mask.shape[1] + last]))
     if ends.size < 8:
         return ends
@@ -199,7 +263,7 @@ def _search(points: Tensor, anchors: Tensor, masks: Tensor) -> tuple[Tensor, Ten
 
     resolution = masks.shape[-1]
     flat = points.reshape(-1, resolution * resolution)
-    segment, pixel = torch.nonzero(flat, as_tuple=True)
+    segment, pixel = devices.nonzero_in_rows(flat)
     offsets = torch.searchsorted(segment, torch.arange(len(flat) + 1, device=masks.device))
     centres = pixel_centres(pixel, resolution, torch.float32)
     at = pixel_centres(anchors, resolution, torch.float32)

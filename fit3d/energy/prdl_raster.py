@@ -15,7 +15,14 @@ from torch import Tensor
 from fit3d.config import PrdlConfig
 from fit3d.devices import exact_dtype
 from fit3d.energy.part_loss import DenseRows, Forces, PointForces, gather_forces
-from fit3d.energy.pixels import anchor_grid, furthest_pixels, lattice_thinning, nearest_pixels, spread_pixels
+from fit3d.energy.pixels import (
+    anchor_grid,
+    count_pixels,
+    furthest_pixels,
+    lattice_thinning,
+    nearest_pixels,
+    spread_pixels,
+)
 from fit3d.energy.prdl import EPSILON
 
 
@@ -49,7 +56,7 @@ class PrdlRaster:
 
     def see(self, masks: Tensor, target: Descriptors, weights: Tensor) -> SeenPrdl:
         nearest, furthest, mean = self._look(masks, target.thinning)
-        counts = weights * masks.flatten(2).any(2)
+        counts = weights * (count_pixels(masks) > 0)
         singles = [
             SingleRows(each.pixel, each.distance - goal)
             for each, goal in ((nearest, target.nearest), (furthest, target.furthest))

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fit3d.devices import exact_dtype
+from fit3d.devices import exact_dtype, flat_nonzero, nonzero_in_rows
 from fit3d.energy.part_loss import Forces, gather_forces
-from fit3d.energy.pixels import pixel_centres
+from fit3d.energy.pixels import count_pixels, pixel_centres
 
 NORMAL_RADIUS = 2
 """Pixels to each side that tell the direction of an outline."""
@@ -60,7 +60,7 @@ class SeenPulls:
         number[photos] = torch.arange(photos.numel(), device=photos.device)
         pulls = self.pulls
         photo = number[torch.div(pulls.part, self.energy.shape[1], rounding_mode="floor")]
-        chosen = torch.nonzero(photo >= 0).squeeze(1)
+        chosen = flat_nonzero(photo >= 0)
         x, y = pulls.direction[chosen].unbind(1)
         slope, stiffness = pulls.slope[chosen], pulls.stiffness[chosen]
         return Forces(
@@ -82,12 +82,12 @@ def raster_pixels(masks: Tensor) -> Tensor:
 
 def counted_weights(weights: Tensor, masks: Tensor, target_masks: Tensor) -> Tensor:
     """Weights (B, P) with 0 for parts of which either side (B, P, R, R) has no pixel."""
-    return weights * (masks.flatten(2).any(2) & target_masks.flatten(2).any(2))
+    return weights * ((count_pixels(masks) > 0) & (count_pixels(target_masks) > 0))
 
 
 def point_weights(weights: Tensor, masks: Tensor) -> Tensor:
     """(B, P): weights (B, P) shared out evenly among the pixels of the masks (B, P, R, R)."""
-    return weights / masks.flatten(2).sum(2).clamp(min=1)
+    return weights / count_pixels(masks).clamp(min=1)
 
 
 def sum_by_part(values: Tensor, part: Tensor, like: Tensor) -> Tensor:
@@ -117,14 +117,14 @@ def matches_from(chosen: Tensor, nearest: Tensor, moves: bool) -> Matches:
 
     `moves` says whether the chosen pixels are the model's.
     """
-    part, pixel = torch.nonzero(chosen.flatten(2).flatten(0, 1), as_tuple=True)
+    part, pixel = nonzero_in_rows(chosen.flatten(2).flatten(0, 1))
     other = nearest.flatten(0, 1)[part, pixel].long()
     return Matches(part, pixel, other) if moves else Matches(part, other, pixel)
 
 
 def outline_normals(masks: Tensor, border: Tensor, dtype: torch.dtype) -> Tensor:
     """(B, P, R * R, 2): `normals_at` the `border` (B, P, R, R) of the masks (B, P, R, R); 0 elsewhere."""
-    part, pixel = torch.nonzero(border.flatten(2).flatten(0, 1), as_tuple=True)
+    part, pixel = nonzero_in_rows(border.flatten(2).flatten(0, 1))
     normal = torch.zeros(*masks.shape[:2], masks.shape[-1] ** 2, 2, dtype=dtype, device=masks.device)
     normal.flatten(0, 1)[part, pixel] = normals_at(masks.flatten(0, 1), part, pixel, dtype)
     return normal

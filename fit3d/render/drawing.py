@@ -30,20 +30,24 @@ def draw_parts(picture: np.ndarray, parts: np.ndarray, fill: float, line: float 
     opacity `line`.
     """
     height, width = parts.shape
-    palette = torch.tensor(PART_COLOURS, dtype=torch.float32)
-    labels = torch.from_numpy(parts.astype(np.int64))
+    labels = np.arange(len(PART_COLOURS))
     shown = (labels >= RIGHT_EYE) & (labels <= SKIN + 1)
-    colour = palette[torch.where(shown, labels, 0)]
-    opacity = torch.where(shown, fill, 0.0)
     # hair and whatever stands in front are told apart by a weak fill only
-    beside = labels > SKIN + 1
-    colour[beside] = palette[labels[beside]]
-    opacity[beside] = 0.5 * fill
+    opacity = np.where(shown, fill, np.where(labels > SKIN + 1, 0.5 * fill, 0.0)).astype(np.float32)
+    outlined = np.where(shown, np.maximum(opacity, np.float32(line)), opacity)
+    # what becomes of each of the 256 levels of a channel, without and with outline, for each label
+    mixed = np.stack([_mixed(opacity), _mixed(outlined)])
     thickness = max(round(max(height, width) / 450.0), 1)
-    border = _border(labels, thickness) & shown
-    opacity[border] = torch.maximum(opacity[border], opacity.new_tensor(line))
-    mixed = torch.tensor(picture).float() * (1.0 - opacity[..., None]) + colour * opacity[..., None]
-    return mixed.round().to(torch.uint8).numpy()
+    row = parts + len(labels) * _border(parts, thickness).astype(np.intp)
+    drawn = [mixed[:, :, channel].reshape(-1)[row * 256 + picture[..., channel]] for channel in range(3)]
+    return np.stack(drawn, -1)
+
+
+def _mixed(opacity: np.ndarray) -> np.ndarray:
+    """(L, 3, 256) uint8: every level under the colours of the labels with `opacity` (L,)."""
+    alpha = opacity[:, None, None]
+    level = np.arange(256, dtype=np.float32)
+    return np.rint(level * (1 - alpha) + np.asarray(PART_COLOURS, np.float32)[..., None] * alpha).astype(np.uint8)
 
 
 def side_by_side(pictures: list[np.ndarray], titles: list[str]) -> np.ndarray:
@@ -108,10 +112,23 @@ def draw_wireframe(
     return np.rint(mixed).astype(np.uint8)
 
 
-def _border(labels: Tensor, thickness: int) -> Tensor:
+def _border(labels: np.ndarray, thickness: int) -> np.ndarray:
     """(H, W) bool: pixels within `thickness` px of one with another label."""
-    padded = functional.pad(labels[None, None].float(), (thickness,) * 4, mode="replicate")
-    window = 2 * thickness + 1
-    highest = functional.max_pool2d(functional.max_pool2d(padded, (1, window), stride=1), (window, 1), stride=1)
-    lowest = -functional.max_pool2d(functional.max_pool2d(-padded, (1, window), stride=1), (window, 1), stride=1)
-    return (highest != lowest)[0, 0]
+    # a square has one label if none of its rows changes and its middle column does not
+    changes = _spread(labels[:, 1:] != labels[:, :-1], thickness, axis=1)
+    down = _spread(labels[1:] != labels[:-1], thickness, axis=0)
+    near = changes | down
+    for step in range(1, min(thickness, len(labels) - 1) + 1):
+        near[step:] |= changes[:-step]
+        near[:-step] |= changes[step:]
+    return near
+
+
+def _spread(changes: np.ndarray, reach: int, axis: int) -> np.ndarray:
+    """Pixels that have one of `changes`, which lie between them along `axis`, within `reach` px."""
+    before = np.moveaxis(changes, axis, 0)
+    near = np.zeros((len(before) + 1, *before.shape[1:]), bool)
+    for step in range(min(reach, len(before))):
+        near[step + 1 :] |= before[: len(before) - step]
+        near[: len(before) - step] |= before[step:]
+    return np.moveaxis(near, 0, axis)

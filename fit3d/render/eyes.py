@@ -95,10 +95,12 @@ def _eyeballs(vertices: np.ndarray, model: MorphableModel, atlas: Atlas, direct:
     rest = model.mean.double().numpy()
     found = []
     for index, name in enumerate(model.objects):
+        if piece_kind(name) != "eye":
+            continue
         ids = np.unique(model.faces[model.face_objects == index])
         ids = ids[ids >= 0]
         texels = np.flatnonzero((atlas.triangle_object == index)[atlas.triangle])
-        if piece_kind(name) != "eye" or len(ids) == 0 or len(texels) == 0:
+        if len(ids) == 0 or len(texels) == 0:
             continue
         middle = vertices[ids].mean(0)
         towards = atlas.at(texels, (vertices - middle).astype(np.float32))

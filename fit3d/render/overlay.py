@@ -16,7 +16,7 @@ from fit3d.observe.base import Observation
 from fit3d.photo import Photo
 from fit3d.render.atlas import triangulate
 from fit3d.render.drawing import draw_parts, draw_wireframe, side_by_side
-from fit3d.render.shade import draw_textured, over, shade, three_quarter_camera
+from fit3d.render.shade import draw_textured, float_texture, over, shade, three_quarter_camera
 from fit3d.solve.result import Fit
 
 SHEET_HEIGHTS = (400, 640)
@@ -188,15 +188,17 @@ def contact_view(
     Returns:
         (size, len(yaws_deg) * size, 3) uint8.
     """
+    shown = model.opaque
+    triangles = model.triangles[shown]
+    uv_triangles = triangulate(model.uv_faces)[shown]
+    image = None if texture is None else float_texture(texture)
     views = []
     for yaw in yaws_deg:
         camera = three_quarter_camera(vertices_world, yaw, size)
-        if texture is None:
-            layer = shade(vertices_world, model.triangles[model.opaque], camera)
+        if image is None:
+            layer = shade(vertices_world, triangles, camera)
         else:
-            shown = model.opaque
-            uv_triangles = triangulate(model.uv_faces)[shown]
-            layer = draw_textured(vertices_world, model.triangles[shown], model.uv, uv_triangles, texture, camera)
+            layer = draw_textured(vertices_world, triangles, model.uv, uv_triangles, image, camera)
         views.append(over(np.full((size, size, 3), BACKDROP, np.uint8), layer))
     return np.concatenate(views, axis=1)
 

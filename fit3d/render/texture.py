@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -85,8 +86,7 @@ def project_texture(
     box = cut_box(photo, parts, seen_by, atlas, camera)
     light = _light(box, seen_by, normals.numpy(), atlas, depth)
     shading = _shading(light, vertices.numpy(), normals.numpy(), seen_by[:, 3], model, atlas)
-    bare = bare_skin(model.mean.double().numpy(), atlas)
-    source = make_source(box, vertices, shading, bare, atlas, depth, camera)
+    source = make_source(box, vertices, shading, _bare(model, size), atlas, depth, camera)
 
     direct = source.read(source.candidates(seen_by, atlas, np.ones(len(triangles), bool)), seen_by, atlas)
     lit_here = atlas.at(direct.texels, shading)
@@ -117,6 +117,12 @@ def project_texture(
     under = texels[direct.texels] / np.float32(255.0)
     texels[direct.texels] = _bytes(under + direct.trust[:, None] * (shown.rgb - under))
     return Texture(_placed(texels, _background(final), atlas), light)
+
+
+@lru_cache(maxsize=1)
+def _bare(model: MorphableModel, size: int) -> np.ndarray:
+    """`bare_skin` of a model; the last is kept for the next photo."""
+    return bare_skin(model.mean.double().numpy(), make_atlas(model, size))
 
 
 def _seen_by(vertices: Tensor, normals: Tensor, camera: Camera) -> np.ndarray:

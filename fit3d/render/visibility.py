@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fit3d.camera import Camera, px_from_cam
-from fit3d.raster import rasterise
+from fit3d.raster import nearest_depth
 
 SMALLEST_BIAS = 0.0004
 """Depth by which a point may lie behind the z-buffer and still count as seen, metres; lids are about 1 mm thick."""
@@ -84,7 +84,7 @@ def depth_map(vertices_world: Tensor, triangles: Tensor, camera: Camera, resolut
     high = points[in_front].amax(0).minimum(photo).maximum(low + 1)
     scale = resolution / float((high - low).max())
     width, height = (int(torch.ceil(side * scale)) for side in high - low)
-    fragments = rasterise(
+    nearest = nearest_depth(
         ((points - low) * scale).float(), cam[:, 2].float(), triangles[faces_camera(points, triangles)], height, width
     )
-    return DepthMap(fragments.depth.numpy(), float(low[0]), float(low[1]), scale, camera.focal_px * scale)
+    return DepthMap(nearest.numpy(), float(low[0]), float(low[1]), scale, camera.focal_px * scale)

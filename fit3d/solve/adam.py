@@ -20,7 +20,7 @@ from fit3d.energy.prdl import descriptor_naive
 from fit3d.energy.prdl_raster import PrdlRaster
 from fit3d.energy.prior import expression_sparsity, identity_excess
 from fit3d.solve.levenberg_marquardt import Outcome, StopReason
-from fit3d.solve.objective import Objective, place_landmarks, surface_points
+from fit3d.solve.objective import Objective, lid_gaps, place_landmarks, shut_energy, surface_points
 from fit3d.solve.problem import POSE_SIZE, LinearPoints, Parameters, project
 from fit3d.targets import part_masks
 
@@ -40,6 +40,7 @@ def differentiable_energy(objective: Objective, start: Parameters, step: Tensor)
     (row,) = place_landmarks(geometry, here).row
     landmarks = LinearPoints(geometry.landmarks.mean[row], geometry.landmarks.basis[row])
     energy = landmark_energy(project(landmarks.at(at.coefficients), at).px, objective.targets.landmarks).sum()
+    energy = energy + shut_energy(lid_gaps(geometry, at), objective.targets.shut).sum()
     offset = torch.cat([at.coefficients[0], at.coefficients.new_zeros(POSE_SIZE - 1), at.zoom])
     energy = energy + offset @ objective.precision.to(offset) @ offset
     identity, expression = offset[: geometry.identity_count], offset[geometry.identity_count : -POSE_SIZE]

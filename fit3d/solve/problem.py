@@ -14,6 +14,8 @@ from fit3d.morphable.model import MorphableModel, PartAnnotation, SurfacePoints
 
 POSE_SIZE = 7
 """Rotation, translation, zoom."""
+LID_POINTS = 9
+"""Places along each lid at which the opening of an eye is measured, without its corners."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,9 @@ class FaceGeometry:
     """(N + S C, 3): the landmarks, then the C places of each sliding landmark's path."""
     sliding: Tensor
     """(S,) int64: landmarks that slide."""
+    lids: LinearPoints
+    """(2 E, 3): `LID_POINTS` places along the upper, then along the lower lid of the right, then of the left eye; lids
+    that meet have the same place in both."""
     expression_names: tuple[str, ...]
     expression_bounds: Tensor
     """(L, 2)."""
@@ -199,6 +204,7 @@ class FaceGeometry:
                 torch.cat([fixed.mean, paths.mean.flatten(0, 1)]), torch.cat([fixed.basis, paths.basis.flatten(0, 1)])
             ),
             sliding=embedding.sliding.to(device),
+            lids=linear(_lid_points(model)),
             expression_names=names,
             expression_bounds=model.expression_bounds.to(device, dtype),
             mirrored_expression=torch.tensor(twins, dtype=torch.int64, device=device).reshape(-1, 2),
@@ -207,6 +213,21 @@ class FaceGeometry:
     @property
     def parameter_count(self) -> int:
         return self.surface.basis.shape[-1] + POSE_SIZE
+
+
+def _lid_points(model: MorphableModel) -> SurfacePoints:
+    """(4 LID_POINTS,) points of both eyes' lids, evenly spread over the length of each rim."""
+    vertices, weights = [], []
+    at = torch.linspace(0.0, 1.0, LID_POINTS + 2, dtype=torch.float64)[1:-1]
+    for eye in ("right_eye", "left_eye"):
+        for rim in model.annotation.rims[eye]:
+            lengths = (model.mean[rim][1:] - model.mean[rim][:-1]).norm(dim=1).double()
+            along = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]) / lengths.sum()
+            piece = torch.searchsorted(along, at).clamp(1, len(rim) - 1)
+            share = (at - along[piece - 1]) / (along[piece] - along[piece - 1])
+            vertices.append(torch.stack([rim[piece - 1], rim[piece], rim[piece]], 1))
+            weights.append(torch.stack([1.0 - share, share, torch.zeros_like(share)], 1))
+    return SurfacePoints(torch.cat(vertices), torch.cat(weights))
 
 
 def _triangle_labels(annotation: PartAnnotation) -> Tensor:
