@@ -10,18 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 import typer
 
 from fit3d.checks import check_positive
-from fit3d.commands.console import Console, table_row
-from fit3d.commands.options import (
-    DEFAULTS,
-    AnchorsOption,
-    DeviceOption,
-    IterationsOption,
-    ModelOption,
-    QuietOption,
-    SeedOption,
-    SolverOption,
-    fit_config,
-)
+from fit3d.commands.console import table_row
+from fit3d.commands.evaluate_options import OutputOptions, SolvingOptions
+from fit3d.commands.evaluate_record import Recorder
+from fit3d.commands.evaluate_scan import ScanOptions, measure_against_scan
+from fit3d.commands.options import DEFAULTS, ModelOption, SeedOption, SolverOption
+from fit3d.commands.with_options import with_options
 from fit3d.config import Loss
 from fit3d.errors import ObservationError, UsageError
 
@@ -33,7 +27,9 @@ _YARDSTICK: Loss = "landmarks"
 """What every other loss is compared with: parts must not buy overlap with a worse shape."""
 
 
+@with_options
 def evaluate_geometry_command(
+    context: typer.Context,
     heads: Annotated[int, typer.Option("--heads", min=1, help="How many random heads.")] = 16,
     noise: Annotated[
         str,
@@ -80,12 +76,11 @@ def evaluate_geometry_command(
         ),
     ] = None,
     solver: SolverOption = DEFAULTS.solver,
-    anchors: AnchorsOption = DEFAULTS.anchors,
-    iterations: IterationsOption = DEFAULTS.iterations,
     seed: SeedOption = DEFAULTS.seed,
-    device: DeviceOption = DEFAULTS.device,
-    quiet: QuietOption = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    *,
+    solving: SolvingOptions,
+    scanned: ScanOptions,
+    output: OutputOptions,
 ) -> int:
     """Error in millimetres on heads of known shape, by the loss that fits them and the errors of what is seen.
 
@@ -101,14 +96,18 @@ def evaluate_geometry_command(
 
     Below the table, for every loss, by how much its first column differs from that of landmarks alone.
 
+    With FIT, --scan and --landmarks instead: distances from the points of a scan of the true face to the fitted mesh,
+    after an alignment by landmarks and closest points; of the face, as the NoW benchmark cuts it out. An expression
+    that the scan does not show counts as error.
+
     Exit code: 0 all done; 2 wrong usage.
     """
+    recorder = Recorder(context)
+    if scanned.fit or scanned.scan or scanned.landmarks:
+        return measure_against_scan(scanned, model, output.console(), recorder)
     levels, losses = _noise_levels(noise), _losses(loss)
     check_positive("--label-noise", label_noise, zero=True)
-    configs = [
-        fit_config(loss=each, solver=solver, anchors=anchors, iterations=iterations, seed=seed, device=device)
-        for each in losses
-    ]
+    configs = [solving.config(each, solver, seed) for each in losses]
     import numpy as np
 
     from fit3d.evaluate.geometry import (
@@ -125,6 +124,7 @@ def evaluate_geometry_command(
         surface_ruler,
         vertex_ruler,
     )
+    from fit3d.evaluate.record import Data
     from fit3d.morphable.registry import load_model
     from fit3d.observe.registry import landmark_detector
 
@@ -134,14 +134,15 @@ def evaluate_geometry_command(
     fov_deg = (FOV_DEG, FOV_DEG) if focal == "known" else FOV_RANGE_DEG
     detector = landmark_detector("mediapipe") if seen == "clay" else None
     photos = photographed_twice(true_model, heads, seed, configs[0], fov_deg, detector)
-    console = Console(quiet=quiet, as_json=as_json)
+    console = output.console()
     if len(photos) < 2 * heads:
         console.warn(f"no face found in the clay of {2 * heads - len(photos)} of {2 * heads} photos; they do not count")
     if not photos:
         raise ObservationError("no face found in the clay of any head: there is nothing to fit")
     rows: list[dict[str, Any]] = []
+    by_photo: list[dict[str, Any]] = []
     neutral_mm: dict[tuple[Loss, float], list[float]] = {}
-    if not as_json:
+    if not output.as_json:
         console.result(table_row("noise px, loss", _COLUMNS), {})
     with console.progress(len(levels) * len(losses) * len(photos)):
         for level in levels:
@@ -162,18 +163,26 @@ def evaluate_geometry_command(
                 scores = [score_known(true_model, photo, fit, ruler) for photo, fit in pairs]
                 apart = fits_apart_mm(fitted_model, photos, fits)
                 average, twice = average_geometry(scores), statistics.fmean(apart) if apart else math.nan
+                by_photo += [
+                    {"group": f"{config.loss}, {level:g} px", "photo": f"head {photo.person + 1}, photo {index + 1}"}
+                    | vars(score)
+                    for index, (photo, score) in enumerate(zip(photos, scores, strict=True))
+                ]
                 neutral_mm[config.loss, level] = [score.neutral_mm for score in scores]
                 rows.append({"noise_px": level, "loss": config.loss, **vars(average), "twice_mm": twice})
-                if not as_json:
+                if not output.as_json:
                     console.result(_score_row(f"{level:g}, {config.loss}", average, twice), {})
     against = {
         each: {level: _difference(neutral_mm[each, level], neutral_mm[_YARDSTICK, level]) for level in levels}
         for each in losses
         if each != _YARDSTICK and _YARDSTICK in losses
     }
-    if as_json:
-        report = {
-            **{"model": model, "truth": truth or model, "heads": heads, "photos": len(photos), "seed": seed},
+    if output.as_json:
+        drawn = {"model": f"{true_model.name} {true_model.version}", "heads": heads, "seed": seed, "seen": seen}
+        settings = {**drawn, "focal": focal, "label_noise": label_noise, "photos": len(photos)}
+        data = Data.of_settings(f"{heads} heads drawn from {true_model.name}, seed {seed}", len(photos), settings)
+        figures = {
+            **{"model": model, "truth": truth or model, "heads": heads, "seed": seed},
             **{"seen": seen, "label_noise": label_noise, "focal": focal},
             **{"distance": "vertices" if same else "surface", "rows": rows},
             "against_landmarks": [
@@ -181,10 +190,11 @@ def evaluate_geometry_command(
                 for each, by_level in against.items()
                 for level, (mean, error) in by_level.items()
             ],
+            "photos": by_photo,
         }
-        console.result("", report)
+        console.result("", recorder.record(data, figures, solving.device))
     for each, by_level in against.items():
-        if not as_json:
+        if not output.as_json:
             console.result(_verdict(each, by_level), {})
     return 0
 

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fit3d.commands.console import Console, failure_of_photo
 from fit3d.commands.evaluate import PART_COLUMNS, SHORT_NAMES
-from fit3d.commands.options import (
-    DEFAULTS,
-    MEASURED_LANDMARKS,
-    MEASURED_PARSER,
-    AnchorsOption,
-    DeviceOption,
-    IterationsOption,
-    LandmarksOption,
-    ModelOption,
-    ParserOption,
-    QuietOption,
-    SeedOption,
-    check_backends,
-    fit_config,
+from fit3d.commands.evaluate_options import (
+    BackendOptions,
+    LabelledFolder,
+    LabelsOption,
+    ObservedOption,
+    OutputOptions,
+    SolvingOptions,
 )
+from fit3d.commands.evaluate_record import Recorder
+from fit3d.commands.evaluate_table import as_table, number, percent
+from fit3d.commands.options import DEFAULTS, ModelOption, SeedOption
+from fit3d.commands.with_options import with_options
 from fit3d.config import FitConfig, Loss
 
 if TYPE_CHECKING:
@@ -36,16 +31,12 @@ if TYPE_CHECKING:
 _DRIVERS = ("landmarks and parts", "parts alone")
 
 
+@with_options
 def evaluate_losses_command(
-    folder: Annotated[
-        Path, typer.Argument(help="Photos X.png or X.jpg with label images X_parts.png.", show_default=False)
-    ],
-    observed: Annotated[
-        Literal["labels", "parser"],
-        typer.Option(
-            "--observed", help="What drives the fit: the people's labels (as `fit --parts`) or the face parser."
-        ),
-    ] = "labels",
+    context: typer.Context,
+    folder: LabelledFolder,
+    labels: LabelsOption = "auto",
+    observed: ObservedOption = "labels",
     starts: Annotated[
         int, typer.Option("--starts", min=0, help="Disturbed starts of each kind for each photo; 0 leaves them out.")
     ] = 1,
@@ -58,14 +49,11 @@ def evaluate_losses_command(
     ablate: Annotated[bool, typer.Option("--ablate", help="Also change one choice within PRDL at a time.")] = False,
     tune: Annotated[bool, typer.Option("--tune", help="Also try several weights of each loss.")] = False,
     model: ModelOption = "anny",
-    landmarks: LandmarksOption = MEASURED_LANDMARKS,
-    parser: ParserOption = MEASURED_PARSER,
-    anchors: AnchorsOption = DEFAULTS.anchors,
-    iterations: IterationsOption = DEFAULTS.iterations,
     seed: SeedOption = DEFAULTS.seed,
-    device: DeviceOption = DEFAULTS.device,
-    quiet: QuietOption = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    *,
+    backends: BackendOptions,
+    solving: SolvingOptions,
+    output: OutputOptions,
 ) -> int:
     """PRDL and its rivals on photos with labels that people drew, as tables in Markdown.
 
@@ -89,20 +77,24 @@ def evaluate_losses_command(
     Detector and parser are the embedded ones unless others are asked for, so that figures do not depend on which
     weights are there.
     """
-    check_backends(landmarks, parser)
-    config = fit_config(loss="prdl", solver="lm", anchors=anchors, iterations=iterations, seed=seed, device=device)
+    backends.check()
+    recorder = Recorder(context)
+    config = solving.config("prdl", seed=seed)
     from fit3d.evaluate import losses
-    from fit3d.evaluate.parts import labelled_photos
+    from fit3d.evaluate.label_files import digest_of, labelled_photos
+    from fit3d.evaluate.record import Data
     from fit3d.morphable.registry import load_model
 
-    pairs = labelled_photos(folder)
+    pairs = labelled_photos(folder, labels)
     face_model = load_model(model)
-    console = Console(quiet=quiet, as_json=as_json)
+    console = output.console()
     faces: list[LabelledFace] = []
     failures: dict[str, str] = {}
     for pair in pairs:
         try:
-            faces.append(losses.see_labelled(pair, observed=observed, landmarks=landmarks, parser=parser))
+            faces.append(
+                losses.see_labelled(pair, observed=observed, landmarks=backends.landmarks, parser=backends.parser)
+            )
         except Exception as error:
             failures[pair.photo.name] = failure_of_photo(error)[1]
             console.error(f"{pair.photo.name}: {failures[pair.photo.name]}")
@@ -110,7 +102,7 @@ def evaluate_losses_command(
     changes = losses.ablations(config) if ablate else []
     count = len(losses.PART_LOSSES)
     total = 2 * count + 1 + (count if starts else 0) + 2 * len(changes) + (count * len(losses.WEIGHTS) if tune else 0)
-    report: dict[str, Any] = {"photos": [face.photo for face in faces], "seed": seed}
+    report: dict[str, Any] = {"seed": seed}
     with console.progress(total if faces else 0):
         if faces:
             run = _Run(console, face_model, config, faces, heads)
@@ -126,8 +118,10 @@ def evaluate_losses_command(
                 report["ablations"] = run.ablate(changes)
             if tune:
                 report["tuning"] = run.tune()
-    if as_json:
-        console.result("", {**report, "failures": failures})
+    if output.as_json:
+        data = Data(folder.resolve().name, len(pairs), digest_of(pairs))
+        figures = {**report, "failures": failures, "photos": run.rows if faces else []}
+        console.result("", recorder.record(data, figures, solving.device))
     return 1 if failures else 0
 
 
@@ -140,6 +134,8 @@ class _Run:
     config: FitConfig
     faces: Sequence[LabelledFace]
     heads: Sequence[SeenHead]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """Of each photo with each loss, as `compare` finds them."""
 
     def score(self, driver: str, variant: Variant) -> LossScore:
         """Fits of all photos and heads."""
@@ -162,17 +158,18 @@ class _Run:
             self.console.stage(f"{driver}, {loss}")
             scores[loss] = found = self.score(driver, Variant(replace(self.config, loss=loss)))
             fitted = {score.photo for score in found.photos}
+            self.rows.extend({"group": f"{driver}, {loss}", **vars(score)} for score in found.photos)
             errors.update({photo: reason for photo, reason in found.failures.items() if photo not in fitted})
         names = [SHORT_NAMES.get(name, name) for name in PART_COLUMNS]
         headers = ["loss", *names, "id", "max", "steps", "evals", "s", "failed"] + ["mm"] * bool(self.heads)
         rows = []
         for loss, found in scores.items():
             figures = found.summary()
-            cells = [_percent(found.part_iou.get(name)) for name in PART_COLUMNS]
-            cells += [_number(figures[name]) for name in ("identity_rms", "identity_rms_max")]
-            cells += [_number(figures[name], 1) for name in ("steps", "evaluations")]
-            cells += [_number(figures["fit_s"]), str(len(found.failures))]
-            rows.append([loss, *cells, *([_number(figures["neutral_mm"])] if self.heads else [])])
+            cells = [percent(found.part_iou.get(name)) for name in PART_COLUMNS]
+            cells += [number(figures[name]) for name in ("identity_rms", "identity_rms_max")]
+            cells += [number(figures[name], 1) for name in ("steps", "evaluations")]
+            cells += [number(figures["fit_s"]), str(len(found.failures))]
+            rows.append([loss, *cells, *([number(figures["neutral_mm"])] if self.heads else [])])
         self.say(f"Driven by {driver}", headers, rows)
         return {loss: found.summary() for loss, found in scores.items()}, errors
 
@@ -186,9 +183,9 @@ class _Run:
             self.console.stage(f"disturbed starts, {loss}")
             config = replace(self.config, loss=loss)
             found[loss] = basin = measure_basin(self.model, self.faces, poses, config, starts, seed)
-            kinds = [f"{_percent(basin.share(k), 0)} ({_percent(basin.share(k, True), 0)})" for k in KINDS[:-1]]
-            cells = [_percent(basin.undisturbed_iou), *kinds, _percent(basin.share("together"), 0)]
-            rows.append([loss, *cells, _percent(basin.share(), 0), _percent(basin.mean_iou)])
+            kinds = [f"{percent(basin.share(k), 0)} ({percent(basin.share(k, True), 0)})" for k in KINDS[:-1]]
+            cells = [percent(basin.undisturbed_iou), *kinds, percent(basin.share("together"), 0)]
+            rows.append([loss, *cells, percent(basin.share(), 0), percent(basin.mean_iou)])
             self.console.advance()
         title = f"Recovered from disturbed starts, parts alone, {starts} of each kind for each photo"
         self.say(title, ["loss", "undisturbed", *KINDS, "all", "mean IoU"], rows)
@@ -208,9 +205,9 @@ class _Run:
                 else:
                     self.console.advance()
                 summaries[driver.replace(" ", "_")] = figures = done[driver, change.variant].summary()
-                cells += [_percent(done[driver, change.variant].part_iou.get("mean")), _number(figures["identity_rms"])]
-                cells += [_number(figures["neutral_mm"])] if self.heads else []
-                cells += [_number(figures["fit_s"])]
+                cells += [percent(done[driver, change.variant].part_iou.get("mean")), number(figures["identity_rms"])]
+                cells += [number(figures["neutral_mm"])] if self.heads else []
+                cells += [number(figures["fit_s"])]
             found.append(summaries)
             rows.append([change.group, change.value, *cells])
         figures_of_each = ["IoU", "id", *(["mm"] if self.heads else []), "s"]
@@ -237,11 +234,11 @@ class _Run:
             cells = []
             for score in tuning.scores.values():
                 figures = score.summary()
-                cell = f"{_percent(score.part_iou.get('mean'))}, {_number(figures['identity_rms'])}"
-                cells.append(f"{cell}, {_number(figures['neutral_mm'])}" if self.heads else cell)
+                cell = f"{percent(score.part_iou.get('mean'))}, {number(figures['identity_rms'])}"
+                cells.append(f"{cell}, {number(figures['neutral_mm'])}" if self.heads else cell)
             figures = tuning.summary()
-            cells += [_votes(figures["by_photos"]), _percent(figures["held_out_iou"])]
-            cells += [_votes(figures["by_heads"]), _number(figures["held_out_mm"])] if self.heads else []
+            cells += [_votes(figures["by_photos"]), percent(figures["held_out_iou"])]
+            cells += [_votes(figures["by_heads"]), number(figures["held_out_mm"])] if self.heads else []
             rows.append([loss, *cells])
         chosen = ["by photos", "held-out IoU", *(["by heads", "held-out mm"] if self.heads else [])]
         title = "Weights, driven by landmarks and parts: mean IoU, identity RMS" + (", mm" if self.heads else "")
@@ -252,21 +249,7 @@ class _Run:
         """Print a table in Markdown with aligned columns; nothing with --json."""
         if self.console.as_json:
             return
-        widths = [max(len(row[column]) for row in (headers, *rows)) for column in range(len(headers))]
-
-        def line(cells: Sequence[str]) -> str:
-            return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
-
-        ruler = line(["-" * width for width in widths])
-        self.console.result("\n".join([f"### {title}", "", line(headers), ruler, *map(line, rows), ""]), {})
-
-
-def _number(value: Any, digits: int = 2) -> str:
-    return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
-
-
-def _percent(share: float | None, digits: int = 1) -> str:
-    return "-" if share is None else _number(100.0 * share, digits)
+        self.console.result(f"### {title}\n\n{as_table(headers, rows)}\n", {})
 
 
 def _votes(counts: dict[str, int]) -> str:

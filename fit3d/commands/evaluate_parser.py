@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fit3d.commands.console import Console, failure_of_photo, table_row
+from fit3d.commands.console import failure_of_photo, table_row
 from fit3d.commands.evaluate import PART_COLUMNS, SHORT_NAMES
+from fit3d.commands.evaluate_options import LabelledFolder, LabelsOption, OutputOptions
+from fit3d.commands.evaluate_record import Recorder
 from fit3d.commands.options import (
     MEASURED_LANDMARKS,
     LandmarksOption,
     ParserOption,
-    QuietOption,
     SheetOption,
     check_backends,
     make_sheet_folder,
 )
+from fit3d.commands.with_options import with_options
 from fit3d.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,10 +31,11 @@ _COLUMNS = (*PART_COLUMNS, "inner_mouth", "hair")
 _SHORT_NAMES = SHORT_NAMES | {"inner_mouth": "mouth"}
 
 
+@with_options
 def evaluate_parser_command(
-    folder: Annotated[
-        Path, typer.Argument(help="Photos X.png or X.jpg with label images X_parts.png.", show_default=False)
-    ],
+    context: typer.Context,
+    folder: LabelledFolder,
+    labels: LabelsOption = "auto",
     landmarks: LandmarksOption = MEASURED_LANDMARKS,
     parser: ParserOption = _EMBEDDED,
     held_out: Annotated[
@@ -43,8 +46,8 @@ def evaluate_parser_command(
         ),
     ] = False,
     sheet: SheetOption = None,
-    quiet: QuietOption = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    *,
+    output: OutputOptions,
 ) -> int:
     """Overlap (Part IoU, percent) of a parser's labels with labels that people drew, photo by photo.
 
@@ -54,10 +57,12 @@ def evaluate_parser_command(
     Exit code: 0 all photos parsed; 1 some photo could not be parsed; 2 wrong usage.
     """
     check_backends(landmarks, parser)
+    recorder = Recorder(context)
     if held_out and parser != _EMBEDDED:
         raise UsageError(f"--held-out is for --parser {_EMBEDDED}, whose weights can be learnt here; got {parser!r}")
     import numpy as np
 
+    from fit3d.evaluate.label_files import digest_of, labelled_photos
     from fit3d.evaluate.parser import (
         average_parser_score,
         confidence_rank_correlation,
@@ -66,15 +71,15 @@ def evaluate_parser_command(
         read_labelled,
         score_parser,
     )
-    from fit3d.evaluate.parts import labelled_photos
+    from fit3d.evaluate.record import Data
     from fit3d.export.files import write_image
     from fit3d.observe.registry import face_parser
 
-    pairs = labelled_photos(folder)
+    pairs = labelled_photos(folder, labels)
     if held_out and len(pairs) < 2:
         raise UsageError(f"{folder}: --held-out needs two labelled photos or more; got {len(pairs)}")
     make_sheet_folder(sheet)
-    console = Console(quiet=quiet, as_json=as_json)
+    console = output.console()
     photos: list[Labelled] = []
     scores: list[ParserScore] = []
     failures: dict[str, str] = {}
@@ -89,7 +94,7 @@ def evaluate_parser_command(
         except Exception as error:
             failed(pair.photo.name, error)
     parsers = held_out_parsers(photos) if held_out else [face_parser(parser)] * len(photos)
-    if not as_json:
+    if not output.as_json:
         console.result(table_row("photo", [_SHORT_NAMES.get(name, name) for name in _COLUMNS] + ["s"]), {})
     with console.progress(len(photos)):
         for labelled, labeller in zip(photos, parsers, strict=True):
@@ -102,20 +107,21 @@ def evaluate_parser_command(
             finally:
                 console.advance()
             scores.append(score)
-            if not as_json:
+            if not output.as_json:
                 console.result(_score_row(score), {})
             if sheet is not None:
                 write_image(sheet / f"{Path(labelled.name).stem}.png", np.asarray(parser_sheet(labelled, parsing)))
     average = average_parser_score(scores) if scores else None
     correlation = confidence_rank_correlation(scores)
-    if as_json:
-        report = {
+    if output.as_json:
+        figures = {
             "photos": [vars(score) for score in scores],
             "failures": failures,
             "average": vars(average) if average else None,
             "confidence_rank_correlation": correlation if math.isfinite(correlation) else None,
         }
-        console.result("", report)
+        data = Data(folder.resolve().name, len(pairs), digest_of(pairs))
+        console.result("", recorder.record(data, figures))
     elif average:
         console.result(_score_row(average), {})
         if math.isfinite(correlation):

@@ -8,25 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fit3d.commands.console import Console, failure_of_photo, table_row
-from fit3d.commands.options import (
-    DEFAULTS,
-    MEASURED_LANDMARKS,
-    MEASURED_PARSER,
-    AnchorsOption,
-    DeviceOption,
-    IterationsOption,
-    LandmarksOption,
-    LossOption,
-    ModelOption,
-    ParserOption,
-    QuietOption,
-    SheetOption,
-    SolverOption,
-    check_backends,
-    fit_config,
-    make_sheet_folder,
-)
+from fit3d.commands.console import failure_of_photo, table_row
+from fit3d.commands.evaluate_options import BackendOptions, OutputOptions, SolvingOptions
+from fit3d.commands.evaluate_record import Recorder
+from fit3d.commands.options import DEFAULTS, LossOption, ModelOption, SheetOption, SolverOption, make_sheet_folder
+from fit3d.commands.with_options import with_options
 
 if TYPE_CHECKING:
     from fit3d.evaluate.plausibility import PlausibilityScore
@@ -35,7 +21,9 @@ _REGIONS = ("all", "eyes", "brows", "nose", "mouth", "contour")
 _SHORT = {"contour": "cont."}
 
 
+@with_options
 def evaluate_plausibility_command(
+    context: typer.Context,
     photos: Annotated[
         list[Path], typer.Argument(metavar="PHOTO...", help="Photos, or folders of them.", show_default=False)
     ],
@@ -48,16 +36,13 @@ def evaluate_plausibility_command(
         ),
     ] = "parser",
     model: ModelOption = "anny",
-    landmarks: LandmarksOption = MEASURED_LANDMARKS,
-    parser: ParserOption = MEASURED_PARSER,
     loss: LossOption = DEFAULTS.loss,
     solver: SolverOption = DEFAULTS.solver,
-    anchors: AnchorsOption = DEFAULTS.anchors,
-    iterations: IterationsOption = DEFAULTS.iterations,
-    device: DeviceOption = DEFAULTS.device,
     sheet: SheetOption = None,
-    quiet: QuietOption = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    *,
+    backends: BackendOptions,
+    solving: SolvingOptions,
+    output: OutputOptions,
 ) -> int:
     """Whether the fitted heads are people one could meet, photo by photo. The largest face of each photo counts.
 
@@ -72,8 +57,9 @@ def evaluate_plausibility_command(
     Detector and parser are the embedded ones unless others are asked for, so that figures do not depend on which
     weights are there.
     """
-    check_backends(landmarks, parser)
-    config = fit_config(loss=loss, solver=solver, anchors=anchors, iterations=iterations, device=device)
+    backends.check()
+    recorder = Recorder(context)
+    config = solving.config(loss, solver)
     from fit3d.evaluate.plausibility import (
         average_plausibility,
         judge_photo,
@@ -81,17 +67,18 @@ def evaluate_plausibility_command(
         plausibility_sheet,
         worst_plausibility,
     )
+    from fit3d.evaluate.record import Data
     from fit3d.export.files import output_folder, write_image
     from fit3d.morphable.registry import load_model
 
     pairs = photos_of(photos, observed)
     face_model = load_model(model)
     make_sheet_folder(sheet)
-    console = Console(quiet=quiet, as_json=as_json)
+    console = output.console()
     scores: list[PlausibilityScore] = []
     failures: dict[str, str] = {}
     used = set[str]()
-    if not as_json:
+    if not output.as_json:
         names = ["id", "|id|", "asym", "expr", "IoU", "lmk", *(_SHORT.get(name, name) for name in _REGIONS)]
         console.result(table_row("photo", names), {})
     with console.progress(len(pairs)):
@@ -99,7 +86,7 @@ def evaluate_plausibility_command(
             console.stage(pair.photo.name)
             try:
                 score, sighting, fit, rendered = judge_photo(
-                    pair, face_model, config, landmarks=landmarks, parser=parser
+                    pair, face_model, config, landmarks=backends.landmarks, parser=backends.parser
                 )
             except Exception as error:
                 message = failure_of_photo(error)[1]
@@ -109,22 +96,25 @@ def evaluate_plausibility_command(
             finally:
                 console.advance()
             scores.append(score)
-            if not as_json:
+            if not output.as_json:
                 console.result(_score_row(score), {})
             if sheet is not None:
                 picture = plausibility_sheet(sighting, face_model, fit, rendered, score)
                 write_image(output_folder(sheet, pair.photo.stem, used).with_suffix(".png"), picture)
     found = sum(bool(score.render_nme) for score in scores)
     average, worst = (average_plausibility(scores), worst_plausibility(scores)) if scores else (None, None)
-    if as_json:
-        report = {
+    if output.as_json:
+        figures = {
             "photos": [vars(score) for score in scores],
             "failures": failures,
             "average": vars(average) if average else None,
             "worst": vars(worst) if worst else None,
             "faces_found_in_clay": found,
         }
-        console.result("", report)
+        data = Data.of_files(
+            photos[0].resolve().name if len(photos) == 1 else f"{len(pairs)} photos", [pair.photo for pair in pairs]
+        )
+        console.result("", recorder.record(data, figures, solving.device))
     elif average and worst:
         console.result(_score_row(average), {})
         console.result(_score_row(worst), {})

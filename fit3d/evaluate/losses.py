@@ -18,13 +18,12 @@ from fit3d.camera import Camera
 from fit3d.config import FitConfig, Loss, Statistic
 from fit3d.errors import PhotoError
 from fit3d.evaluate.geometry import aligned_errors_mm, disturbed, face_vertices, known_heads, observe_known
-from fit3d.evaluate.parts import LabelledPhoto, Observed
+from fit3d.evaluate.label_files import LabelledPhoto
+from fit3d.evaluate.parts import Observed, look_labelled
 from fit3d.evaluate.vertex_samples import VertexObjective
 from fit3d.metrics import part_iou
 from fit3d.morphable.model import MorphableModel
 from fit3d.observe.base import Observation
-from fit3d.observe.label_image import read_label_image
-from fit3d.pipeline import look
 from fit3d.solve.fit import Face, FaceBatch, fit_landmarks, part_centres, prepare, refine_with_parts, results
 from fit3d.solve.problem import Parameters
 from fit3d.solve.result import Fit
@@ -136,10 +135,10 @@ class LossScore:
 
 def see_labelled(pair: LabelledPhoto, *, observed: Observed, landmarks: str, parser: str) -> LabelledFace:
     """Look at a labelled photo once, for all fits of it."""
-    sighting = look(pair.photo, landmarks=landmarks, parser=parser, parts=pair.labels if observed == "labels" else None)
+    sighting, truth = look_labelled(pair, observed=observed, landmarks=landmarks, parser=parser)
     photo = sighting.photo
     face = Face(sighting.observations[0], photo.width, photo.height, photo.focal_px)
-    return LabelledFace(pair.photo.name, face, read_label_image(pair.labels, photo))
+    return LabelledFace(pair.photo.name, face, truth)
 
 
 def see_heads(model: MorphableModel, count: int, seed: int, config: FitConfig) -> list[SeenHead]:

@@ -14,20 +14,18 @@ from scipy.stats import spearmanr
 
 from fit3d.errors import NoFaceError
 from fit3d.evaluate.border_learning import BorderExamples, border_examples, learn_border_weights
-from fit3d.evaluate.parts import LabelledPhoto, cut_square
+from fit3d.evaluate.label_files import LabelledPhoto, read_labels
+from fit3d.evaluate.parts import cut_square, square_around
 from fit3d.labels import HAIR, INNER_MOUTH, IOU_PARTS, PART_IDS, PART_NAMES
 from fit3d.metrics import part_iou
 from fit3d.observe.base import FaceParser, Landmarks, Parsing
 from fit3d.observe.embedded import EmbeddedParser
-from fit3d.observe.label_image import read_label_image
 from fit3d.observe.registry import landmark_detector
 from fit3d.photo import Photo, load_photo
 from fit3d.render.drawing import draw_parts
 
 BESIDE = (INNER_MOUTH, HAIR)
 """Told beside the usual parts. People label all hair, a parser perhaps only what is near the face."""
-SHEET_MARGIN = 0.25
-"""Of a picture, on each side, in longer sides of the landmarks' box."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def read_labelled(pair: LabelledPhoto, landmarks: str) -> Labelled:
     faces = landmark_detector(landmarks).detect(photo)
     if not faces:
         raise NoFaceError(f"{pair.photo}: no face found ({landmarks})")
-    return Labelled(pair.photo.name, photo, faces[0], read_label_image(pair.labels, photo))
+    return Labelled(pair.photo.name, photo, faces[0], read_labels(pair.labels, photo))
 
 
 def score_parser(labelled: Labelled, parser: FaceParser) -> tuple[ParserScore, Parsing]:
@@ -121,10 +119,7 @@ def confidence_rank_correlation(scores: Sequence[ParserScore]) -> float:
 
 def parser_sheet(labelled: Labelled, parsing: Parsing) -> Image.Image:
     """Pictures of the face side by side: the photo, the parser's labels, people's labels."""
-    left, top, right, bottom = labelled.landmarks.box_px
-    half = (0.5 + SHEET_MARGIN) * max(right - left, bottom - top)
-    x, y = (left + right) / 2.0, (top + bottom) / 2.0
-    box = (round(x - half), round(y - half), round(x + half), round(y + half))
+    box = square_around(*labelled.landmarks.box_px)
     photo = cut_square(labelled.photo.pixels, box, Image.Resampling.BICUBIC)
     maps = [
         draw_parts(photo, cut_square(image, box, Image.Resampling.NEAREST), fill=0.35)

@@ -21,10 +21,9 @@ from PIL import Image, ImageDraw
 from fit3d.camera import Crop
 from fit3d.config import FitConfig
 from fit3d.errors import UsageError
+from fit3d.evaluate.label_files import LABELS_SUFFIX, PHOTO_SUFFIXES
 from fit3d.evaluate.parts import (
-    LABELS_SUFFIX,
     PANEL_PX,
-    PHOTO_SUFFIXES,
     VIEWS_YAW_DEG,
     Observed,
     cut_square,
@@ -35,10 +34,11 @@ from fit3d.morphable.model import MorphableModel
 from fit3d.observe.base import LandmarkDetector, Landmarks
 from fit3d.observe.registry import landmark_detector
 from fit3d.photo import Photo
-from fit3d.pipeline import Sighting, look
+from fit3d.pipeline import look
 from fit3d.render.drawing import side_by_side
 from fit3d.render.overlay import BACKDROP, contact_view
 from fit3d.render.shade import over, shade
+from fit3d.sighting import Sighting
 from fit3d.solve.fit import fit_observation
 from fit3d.solve.result import Fit
 
