@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from collections.abc import Iterator
+from dataclasses import dataclass, is_dataclass
+from pathlib import PurePosixPath
+from typing import Any, Literal, TypeVar, get_args
 
 Status = Literal["ok", "poor", "no_face", "unreadable", "failed"]
 STATUSES: tuple[Status, ...] = get_args(Status)
+
+R = TypeVar("R", bound="Record")
 
 
 @dataclass(frozen=True)
@@ -57,21 +62,138 @@ class Record:
     """Every face that was asked for and found, by number."""
     options: str
     """Short hash of the options that made it."""
+    target: str = ""
+    """Folder of the photo's result, there or not, relative to OUT; with every face asked for, '-face1', '-face2', ...
+    follow."""
+    given: tuple[str, ...] = ()
+    """Versions of the label image and the landmark file that the user gave, '' where there was none; empty where none
+    was asked for."""
+    finished: float = 0.0
+    """When, seconds since 1970."""
 
     @property
     def is_done(self) -> bool:
         """Whether a result was written."""
         return self.status in ("ok", "poor")
 
+    def result_files(self) -> Iterator[str]:
+        """The files, relative to OUT, that mean that the results of the photo are whole."""
+        for face in self.faces:
+            if face.folder is not None:
+                yield f"{face.folder}/{PurePosixPath(face.folder).name}.json"
+
     def to_json(self) -> dict[str, Any]:
         """The manifest's line as an object of plain values; numbers that JSON has no word for are None."""
-        content = dict(vars(self), faces=[dict(vars(face)) for face in self.faces])
-        plain = _plain(content)
+        plain = _plain(self)
         assert isinstance(plain, dict)
         return plain
 
+    def to_line(self) -> bytes:
+        """The manifest's line. Bytes of a name that are no text are kept, as escapes."""
+        content = self.to_json()
+        try:
+            return json.dumps(content, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        except UnicodeEncodeError:
+            return json.dumps(content, allow_nan=False).encode() + b"\n"
+
+    @classmethod
+    def from_line(cls: type[R], line: bytes) -> R:
+        """Of a line, whoever wrote it.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        try:
+            content = json.loads(line)
+            faces = tuple(_face(each) for each in content["faces"])
+            texts = ("photo", "status", "message", "options", "target")
+            _check(content["status"] in STATUSES and all(isinstance(content[name], str) for name in texts))
+            _check(_is_name(content["photo"]) and _is_name(content["target"]))
+            _check(all(isinstance(content[name], str | None) for name in ("sha256", "version")))
+            _check(content["size"] is None or _is_count(content["size"]))
+            timings_s = {str(name): _seconds(value) for name, value in content["timings_s"].items()}
+            given = tuple(content["given"])
+            _check(all(isinstance(each, str) for each in given))
+            record = cls(
+                photo=content["photo"],
+                sha256=content["sha256"],
+                size=content["size"],
+                version=content["version"],
+                status=content["status"],
+                message=content["message"],
+                part_iou=_figures(content["part_iou"]),
+                landmark_nme=_figure(content["landmark_nme"]),
+                seconds=_seconds(content["seconds"]),
+                timings_s=timings_s,
+                folder=_folder(content["folder"]),
+                faces=faces,
+                options=content["options"],
+                target=content["target"],
+                given=given,
+                finished=_seconds(content["finished"]),
+                **cls.own_values(content),
+            )
+        except (KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+            raise ValueError(f"not a photo's line ({error})") from error
+        return record
+
+    @classmethod
+    def own_values(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """Of a line, the values of the fields that a subclass adds. Raises what `from_line` catches."""
+        return {}
+
+
+def _face(content: dict[str, Any]) -> FaceRecord:
+    _check(_is_count(content["face"]) and content["status"] in STATUSES and isinstance(content["message"], str))
+    return FaceRecord(
+        face=content["face"],
+        status=content["status"],
+        message=content["message"],
+        part_iou=_figures(content["part_iou"]),
+        landmark_nme=_figure(content["landmark_nme"]),
+        folder=_folder(content["folder"]),
+    )
+
+
+def _figures(content: dict[str, float | None] | None) -> dict[str, float] | None:
+    """A number that JSON had no word for was NaN."""
+    if content is None:
+        return None
+    return {name: math.nan if value is None else float(value) for name, value in content.items()}
+
+
+def _figure(value: float | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _seconds(value: float) -> float:
+    """A finite number, which can be added to others."""
+    _check(math.isfinite(value))
+    return float(value)
+
+
+def _folder(name: str | None) -> str | None:
+    _check(name is None or (isinstance(name, str) and _is_name(name)))
+    return name
+
+
+def _is_name(name: str) -> bool:
+    """Whether it stays in its folder."""
+    return not name.startswith("/") and ".." not in name.split("/") and "\0" not in name
+
+
+def _check(holds: bool) -> None:
+    if not holds:
+        raise ValueError("a value of another kind than expected")
+
 
 def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        value = vars(value)
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,11 @@ class Work(ABC, Generic[Item, Result]):
         depend on the items beside it.
         """
 
+    def check_shared(self) -> None:
+        """Called before `start` in workers that are other processes, perhaps of other machines. Raises UsageError where
+        one cannot see what the work reads, or would write to a place of its own."""
+        return
+
     @abstractmethod
     def lost(self, item: Item, reason: str) -> Result:
         """The result of an item whose worker died of it or was stopped; `reason` is a sentence without full stop."""
@@ -33,7 +39,11 @@ class Work(ABC, Generic[Item, Result]):
 
 @dataclass(frozen=True)
 class Workers:
-    """How an engine shares out the work."""
+    """How an engine shares out the work.
+
+    A worker is a process that does one chunk after another. What overlaps are workers at different stages, one
+    reading while another one fits: as many as there are cores, on an accelerator as many as keep it busy.
+    """
 
     count: int
     """Workers at a time."""
@@ -42,7 +52,8 @@ class Workers:
     chunk: int = 1
     """Items that a worker is given at a time: on an accelerator they are fitted in one tensor program."""
     timeout_s: float | None = None
-    """An item that takes longer is given up; None waits forever."""
+    """After which a chunk is given up, and each of its items tried by itself; one that takes longer again is lost.
+    None waits forever."""
 
 
 class Engine(ABC):
@@ -50,6 +61,8 @@ class Engine(ABC):
 
     def __init__(self, workers: Workers) -> None:
         self.workers = workers
+        self.tell: Callable[[str], None] = warnings.warn
+        """Is given a line that the user should know, such as that workers wait."""
 
     @abstractmethod
     def run(self, work: Work[Item, Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
