@@ -2,7 +2,8 @@
 
 The public names, by what they are for (loaded when first used, so that `import fit3d` is instant):
 
-    Fitting        fit, fit_faces, Reconstruction
+    Fitting        fit, fit_faces, fit_batch, Reconstruction
+    Editing        edit_photo, synthesise_batch, Edit, Recipe
     Configuration  FitConfig, CropConfig, FocalConfig, PartsConfig, PrdlConfig, CombinedConfig, RivalConfig,
                    LandmarkConfig, PriorConfig, TextureConfig, ExportConfig
     Face models    load_model, MorphableModel
@@ -18,6 +19,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fit3d.batch.library import fit_batch
     from fit3d.camera import Camera, Crop
     from fit3d.config import (
         CombinedConfig,
@@ -47,14 +49,23 @@ if TYPE_CHECKING:
     from fit3d.morphable.registry import load_model
     from fit3d.observe.base import Observation
     from fit3d.photo import Photo, load_photo
-    from fit3d.pipeline import Reconstruction, fit, fit_faces
+    from fit3d.pipeline import fit, fit_faces
+    from fit3d.reconstruction import Reconstruction
+    from fit3d.synthesise.edit import Edit, edit_photo
+    from fit3d.synthesise.library import synthesise_batch
+    from fit3d.synthesise.recipes import Recipe
 
 __version__ = "0.1.0"
 
 _MODULE_OF = {
     "fit": "fit3d.pipeline",
     "fit_faces": "fit3d.pipeline",
-    "Reconstruction": "fit3d.pipeline",
+    "fit_batch": "fit3d.batch.library",
+    "Reconstruction": "fit3d.reconstruction",
+    "edit_photo": "fit3d.synthesise.edit",
+    "synthesise_batch": "fit3d.synthesise.library",
+    "Edit": "fit3d.synthesise.edit",
+    "Recipe": "fit3d.synthesise.recipes",
     "FitConfig": "fit3d.config",
     "CropConfig": "fit3d.config",
     "FocalConfig": "fit3d.config",
@@ -89,6 +100,7 @@ __all__ = [
     "CombinedConfig",
     "Crop",
     "CropConfig",
+    "Edit",
     "ExportConfig",
     "Fit3dError",
     "FitConfig",
@@ -106,16 +118,20 @@ __all__ = [
     "PhotoError",
     "PrdlConfig",
     "PriorConfig",
+    "Recipe",
     "Reconstruction",
     "RivalConfig",
     "TextureConfig",
     "UnreadablePhotoError",
     "UsageError",
     "__version__",
+    "edit_photo",
     "fit",
+    "fit_batch",
     "fit_faces",
     "load_model",
     "load_photo",
+    "synthesise_batch",
 ]
 
 

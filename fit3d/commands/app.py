@@ -20,13 +20,17 @@ import typer
 import fit3d
 from fit3d.commands.annotate import models_annotate_command
 from fit3d.commands.arkit import models_arkit_command
+from fit3d.commands.batch import batch_command, report_command
 from fit3d.commands.console import debug, print_error, unexpected, with_hint
 from fit3d.commands.doctor import doctor_command
 from fit3d.commands.evaluate import evaluate_parts_command
+from fit3d.commands.evaluate_compare import evaluate_compare_command
 from fit3d.commands.evaluate_geometry import evaluate_geometry_command
 from fit3d.commands.evaluate_losses import evaluate_losses_command
 from fit3d.commands.evaluate_parser import evaluate_parser_command
 from fit3d.commands.evaluate_plausibility import evaluate_plausibility_command
+from fit3d.commands.evaluate_realy import evaluate_realy_command
+from fit3d.commands.evaluate_report import evaluate_report_command
 from fit3d.commands.fit import fit_command
 from fit3d.commands.models import (
     models_add_command,
@@ -36,12 +40,13 @@ from fit3d.commands.models import (
     models_remove_command,
 )
 from fit3d.commands.observe import observe_command
+from fit3d.commands.realy_keypoints import models_realy_keypoints_command
+from fit3d.commands.synthesise import synthesise_command
 from fit3d.commands.transfer import models_transfer_command
 from fit3d.commands.view import view_command
 from fit3d.commands.weights import weights_list_command, weights_pull_command, weights_verify_command
 from fit3d.errors import Fit3dError
 
-EXIT_PHOTO_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
@@ -65,6 +70,9 @@ weights_app = typer.Typer(
 evaluate_app = typer.Typer(help="Measures how good fits are.", no_args_is_help=True, context_settings=_HELP)
 
 app.command("fit")(fit_command)
+app.command("batch")(batch_command)
+app.command("report")(report_command)
+app.command("synthesise")(synthesise_command)
 app.command("observe")(observe_command)
 app.command("view")(view_command)
 app.add_typer(models_app, name="models")
@@ -76,6 +84,7 @@ models_app.command("remove")(models_remove_command)
 models_app.command("annotate")(models_annotate_command)
 models_app.command("arkit")(models_arkit_command)
 models_app.command("transfer")(models_transfer_command)
+models_app.command("realy-keypoints")(models_realy_keypoints_command)
 app.add_typer(weights_app, name="weights")
 weights_app.command("list")(weights_list_command)
 weights_app.command("pull")(weights_pull_command)
@@ -86,6 +95,9 @@ evaluate_app.command("parser")(evaluate_parser_command)
 evaluate_app.command("geometry")(evaluate_geometry_command)
 evaluate_app.command("losses")(evaluate_losses_command)
 evaluate_app.command("plausibility")(evaluate_plausibility_command)
+evaluate_app.command("realy")(evaluate_realy_command)
+evaluate_app.command("compare")(evaluate_compare_command)
+evaluate_app.command("report")(evaluate_report_command)
 app.command("doctor")(doctor_command)
 
 
@@ -113,10 +125,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         code = EXIT_INTERRUPTED
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit) as error:  # typer makes the second of the first
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise
         # the reader of our output has gone, as in `fit3d ... | head`; keep Python from saying so once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_PHOTO_FAILED
+        return EXIT_INTERRUPTED
     except _ClickException as error:
         message = error.format_message() if hasattr(error, "format_message") else str(error)
         if message:  # empty where the help was shown instead
