@@ -477,7 +477,7 @@ def test_the_sheet_shows_each_recipe_on_each_photo(
     assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]
     with Image.open(tmp_path / "sheet.png") as image:
         sheet = np.asarray(image.convert("RGB")).astype(int)
-    step_x, step_y = sheet.shape[1] // 4, sheet.shape[0] // 2
+    step_x, step_y = (sheet.shape[1] - 4) // 4, (sheet.shape[0] - 4) // 2
     assert CELL <= step_x < CELL + 10 and CELL + 20 < step_y < CELL + 60
     cells = [[sheet[4 + y * step_y :, 4 + x * step_x :][:CELL, :CELL] for x in range(4)] for y in range(2)]
     for row in cells:
@@ -488,6 +488,13 @@ def test_the_sheet_shows_each_recipe_on_each_photo(
     assert np.abs(cells[0][0] - cells[1][0]).mean() > 10.0
     frames = [[tuple(cell[0, 0]) == (226, 74, 51) for cell in row] for row in cells]
     assert frames == [[False, False, False, True]] * 2
+
+    monkeypatch.setattr(preview_module, "COLUMNS", 3)
+    assert main([*call, "--preview", "narrow.png"]) == 0
+    with Image.open(tmp_path / "narrow.png") as image:
+        narrow = np.asarray(image.convert("RGB")).astype(int)
+    assert narrow.shape[:2] == (4 + 4 * step_y, 4 + 3 * step_x)
+    assert (narrow[4 + step_y :, 4:][:CELL, :CELL] == cells[0][3]).all()
 
 
 def test_the_sheet_has_the_edits_of_the_data_set(made: Path, photos: Path) -> None:

@@ -24,6 +24,8 @@ PHOTOS = 6
 """Of a folder that are shown at most."""
 CELL = 224
 """Side of a picture, px."""
+COLUMNS = 9
+"""Pictures side by side at most; a photo with more takes several rows."""
 ROOM = 1.5
 """Side of what is shown, in longer sides of the landmarks' box."""
 LIFT = 0.06
@@ -52,8 +54,8 @@ def preview_sheet(
     on_photo: Callable[[str], None] = lambda photo: None,
     on_failure: Callable[[str], None] = lambda message: None,
 ) -> np.ndarray | None:
-    """The sheet: a row for each photo, the photo first and then one edit of each recipe. None where no photo could be
-    fitted.
+    """The sheet: a row or more for each photo, the photo first and then one edit of each recipe. None where no photo
+    could be fitted.
 
     The edits are those that the data set has as soon as it has as many of a photo as there are recipes.
 
@@ -69,12 +71,13 @@ def preview_sheet(
     options = call.options
     assert isinstance(options, SynthesisOptions)
     entries = call.listing.entries
-    rows = []
+    rows: list[list[Cell]] = []
     for place in np.linspace(0, len(entries) - 1, min(PHOTOS, len(entries))).round().astype(int):
         entry = entries[place]
         try:
             with call.listing.photos.fetch(entry.name) as path:
-                rows.append(_row(_fitted(path, options, device), entry.name, options, device))
+                cells = _cells(_fitted(path, options, device), entry.name, options, device)
+            rows += [cells[start : start + COLUMNS] for start in range(0, len(cells), COLUMNS)]
             on_photo(entry.name)
         except PhotoError as error:
             on_failure(str(error))
@@ -97,7 +100,7 @@ def _fitted(path: Path, options: SynthesisOptions, device: str) -> Reconstructio
     )
 
 
-def _row(reconstruction: Reconstruction, name: str, options: SynthesisOptions, device: str) -> list[Cell]:
+def _cells(reconstruction: Reconstruction, name: str, options: SynthesisOptions, device: str) -> list[Cell]:
     photo = reconstruction.photo
     left, top, right, bottom = reconstruction.observation.landmarks.box_px
     side = ROOM * max(right - left, bottom - top, 1.0)
