@@ -98,7 +98,7 @@ def test_a_fit_is_read_back_as_it_was_written(astronaut: Path, tmp_path: Path) -
         (("parameters", "identity"), ["0"] * 8, "identity"),
         (("parameters", "expression"), {"grin": 0.5}, "'grin'"),
         (("parameters", "expression"), {"jawOpen": 7.0}, "jawOpen is 7"),
-        (("parameters", "expression"), {"jawOpen": None}, "jawOpen is None"),
+        (("parameters", "expression"), {"jawOpen": None}, "'jawOpen' is None"),
         (("parameters", "expression"), [], "parameters.expression"),
         (("camera", "width"), 0, "camera"),
         (("camera", "height"), 1e9, "camera"),
