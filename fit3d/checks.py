@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
-from fit3d.errors import UsageError
+from fit3d.errors import Fit3dError, UsageError
 
 SMALLEST_TEXTURE, LARGEST_TEXTURE = 16, 8192
 """Sides of the texture, px, that can be asked for."""
@@ -27,6 +28,22 @@ def is_finite(value: Any) -> bool:
         return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
     except OverflowError:  # JSON's whole numbers may be larger than any float
         return False
+
+
+def read_bounded(path: str | Path, largest: int, expected: str, error: type[Fit3dError] = UsageError) -> bytes:
+    """The bytes of a file that somebody gave; at most `largest` of them are read.
+
+    Raises:
+        Fit3dError: of type `error`; it cannot be read, or is larger: `expected` says what a smaller one would be.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = file.read(largest + 1)
+    except OSError as problem:
+        raise error(f"{path}: cannot read it ({problem.strerror})") from problem
+    if len(content) > largest:
+        raise error(f"{path}: larger than {largest / 1024**2:g} MB; expected {expected}")
+    return content
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:

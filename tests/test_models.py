@@ -464,7 +464,7 @@ BAD = {
         lambda c: obj(c, "generic_neutral_mesh").replace(b"M_Teeth", b"M_Gold"),
         "M_Gold",
     ),
-    "identity missing": ("identity001.obj", lambda c: None, "cannot read the file"),
+    "identity missing": ("identity001.obj", lambda c: None, "cannot read it"),
     "identity cut": ("identity000.obj", lambda c: obj(c, "identity000")[:400_000], "truncated"),
     "identity cut in a line": ("identity000.obj", lambda c: obj(c, "identity000")[:54], "line 4: expected 3 numbers"),
     "not a number": ("identity000.obj", lambda c: b"v nan 0 0\n" + obj(c, "identity000"), "line 1: expected 3 numbers"),

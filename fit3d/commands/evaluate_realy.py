@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fit3d.checks import read_bounded
 from fit3d.commands.evaluate_options import OutputOptions
 from fit3d.commands.evaluate_record import Recorder
 from fit3d.commands.evaluate_table import as_table, number
@@ -164,14 +165,10 @@ def _mask(path: Path) -> np.ndarray:
     """(V,) bool."""
     import numpy as np
 
-    try:
-        with open(path, "rb") as file:
-            raw = file.read((MEGABYTES_OF_MASK << 20) + 1)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot read it ({error.strerror})") from error
-    words = raw.replace(b",", b" ").split()
-    if len(raw) > MEGABYTES_OF_MASK << 20 or not words or not set(words) <= {b"0", b"1"}:
-        raise UsageError(f"{path}: expected 0 or 1 for each vertex, separated by commas or lines")
+    expected = "0 or 1 for each vertex, separated by commas or lines"
+    words = read_bounded(path, MEGABYTES_OF_MASK << 20, expected).replace(b",", b" ").split()
+    if not words or not set(words) <= {b"0", b"1"}:
+        raise UsageError(f"{path}: expected {expected}")
     return np.array([word == b"1" for word in words])
 
 

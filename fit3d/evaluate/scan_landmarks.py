@@ -19,7 +19,7 @@ from xml.parsers import expat
 
 import numpy as np
 
-from fit3d.checks import is_finite
+from fit3d.checks import is_finite, read_bounded
 from fit3d.errors import UsageError
 
 LARGEST_FILE = 4 * 2**20
@@ -42,7 +42,7 @@ def read_scan_landmarks(path: Path, numbers: Sequence[int] | None = None) -> dic
     Raises:
         UsageError: it cannot be read, or it is not clear which points they are.
     """
-    raw = _content(path)
+    raw = read_bounded(path, LARGEST_FILE, "the landmarks of one scan")
     try:
         text = raw.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
@@ -64,17 +64,6 @@ def read_scan_landmarks(path: Path, numbers: Sequence[int] | None = None) -> dic
     if len(named) != len(points):
         raise UsageError(f"{path}: {len(points)} points, but --landmark-ids has {len(named)} numbers")
     return _checked(path, dict(zip(named, points, strict=True)))
-
-
-def _content(path: Path) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            raw = file.read(LARGEST_FILE + 1)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot read it ({error.strerror})") from error
-    if len(raw) > LARGEST_FILE:
-        raise UsageError(f"{path}: larger than {LARGEST_FILE >> 20} MiB; expected the landmarks of one scan")
-    return raw
 
 
 def _by_number(path: Path, text: str) -> dict[int, np.ndarray]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fit3d.camera import Camera
-from fit3d.checks import is_finite, is_whole
+from fit3d.checks import is_finite, is_whole, read_bounded
 from fit3d.errors import UsageError
 from fit3d.export.result_json import SCHEMA_VERSION
 from fit3d.morphable.model import MorphableModel
@@ -137,13 +137,7 @@ def read_json(path: Path) -> tuple[dict[str, Any], str]:
     Raises:
         UsageError: it cannot be read, is too large, not JSON, no result, or of another layout.
     """
-    try:
-        with open(path, "rb") as file:
-            raw = file.read(LARGEST_JSON + 1)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot read it ({error.strerror})") from error
-    if len(raw) > LARGEST_JSON:
-        raise UsageError(f"{path}: larger than {LARGEST_JSON // 1024**2} MB; expected a result of `fit3d fit`")
+    raw = read_bounded(path, LARGEST_JSON, "a result of `fit3d fit`")
     try:
         content = json.loads(raw)
     except (ValueError, RecursionError) as error:

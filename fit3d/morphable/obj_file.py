@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from fit3d.checks import read_bounded
 from fit3d.errors import ModelFileError
 
 LARGEST_FILE = 256 * 1024 * 1024
 """Bytes; a mesh of a million vertices has about 100 MB."""
+EXPECTED = "the mesh of a head"
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def read_obj(path: Path) -> ObjMesh:
     Raises:
         ModelFileError: the file is missing, too large, truncated, or names vertices that it does not have.
     """
-    lines = _content(path).splitlines()
+    lines = read_bounded(path, LARGEST_FILE, EXPECTED, ModelFileError).splitlines()
     vertices = _numbers(path, lines, b"v", 3)
     uv = _numbers(path, lines, b"vt", 2)
     faces: list[tuple[int, ...]] = []
@@ -87,7 +89,7 @@ def read_obj_positions(path: Path, count: int) -> np.ndarray:
     Raises:
         ModelFileError: as `read_obj`, or the file has another number of vertices.
     """
-    content = _content(path)
+    content = read_bounded(path, LARGEST_FILE, EXPECTED, ModelFileError)
     # nothing is read behind the last vertex: the faces are most of the lines
     end = content.find(b"\n", content.rfind(b"\nv ") + 1)
     vertices = _numbers(path, content[: end if end > 0 else None].splitlines(), b"v", 3)
@@ -97,17 +99,6 @@ def read_obj_positions(path: Path, count: int) -> np.ndarray:
             "topology"
         )
     return vertices
-
-
-def _content(path: Path) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            content = file.read(LARGEST_FILE + 1)
-    except OSError as error:
-        raise ModelFileError(f"{path}: cannot read the file ({error.strerror})") from error
-    if len(content) > LARGEST_FILE:
-        raise ModelFileError(f"{path}: larger than {LARGEST_FILE // 1024**2} MB; expected the mesh of a head")
-    return content
 
 
 def _numbers(path: Path, lines: list[bytes], keyword: bytes, count: int) -> np.ndarray:

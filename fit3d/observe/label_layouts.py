@@ -34,7 +34,7 @@ from fit3d.labels import (
     SKIN,
     UPPER_LIP,
 )
-from fit3d.landmarks import LandmarkLayout
+from fit3d.landmarks import LID_LANDMARKS
 from fit3d.observe.base import Landmarks
 
 LayoutName = Literal["fit3d", "lapa", "helen", "celebamask", "bisenet", "3ddfa-v3"]
@@ -112,17 +112,12 @@ LAYOUTS: dict[LayoutName, LabelLayout] = {
     )
 }
 
-_EYE_CORNERS: dict[LandmarkLayout, tuple[tuple[int, int], tuple[int, int]]] = {
-    "ibug68": ((36, 39), (42, 45)),
-    "mediapipe478": ((33, 133), (362, 263)),
-}
-"""Of the right and of the left eye."""
 _SIDED = ((RIGHT_EYE, RIGHT_EYEBROW), (LEFT_EYE, LEFT_EYEBROW))
 
 
 def sides_exchanged(labels: np.ndarray, landmarks: Landmarks) -> bool:
     """Whether most pixels of eyes and brows, (H, W) fit3d ids, lie nearer to the other eye of the landmarks."""
-    eyes = [landmarks.points_px[list(corners)].mean(0) for corners in _EYE_CORNERS[landmarks.layout]]
+    eyes = [landmarks.points_px[[upper[0], upper[-1]]].mean(0) for upper, _ in LID_LANDMARKS[landmarks.layout]]
     own = other = 0
     for side, parts in enumerate(_SIDED):
         rows, columns = np.nonzero(np.isin(labels, parts))

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from fit3d.labels import OTHER
-from fit3d.synthesise.eyes import disc, membrane
+from fit3d.synthesise.picture import disc, membrane
 
 THIN = 0.015
 """Of what parsers call 'other', less than this across, heights of the face, is the rim of the face's own outline."""

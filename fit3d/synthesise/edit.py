@@ -28,11 +28,12 @@ from fit3d.morphable.pieces import piece_kind
 from fit3d.reconstruction import Reconstruction
 from fit3d.solve.fit import HIDDEN_BEHIND_M
 from fit3d.synthesise.cover import Cover, find_cover
-from fit3d.synthesise.eyes import NEAR, EyeShape, disc, draw_lashes, find_eye, membrane, paint_lid
+from fit3d.synthesise.eyes import NEAR, EyeShape, draw_lashes, find_eye, paint_lid
 from fit3d.synthesise.geometry import Projection, View, Window, landmarks_of, look_at, outer_surface
 from fit3d.synthesise.glasses import wears_glasses
 from fit3d.synthesise.lids import settle_lids
 from fit3d.synthesise.mouth import MouthShape, Teeth, clean_lips, paint_mouth, skin_of
+from fit3d.synthesise.picture import disc, membrane
 from fit3d.synthesise.recipes import Recipe, draw_expression
 from fit3d.synthesise.register import register
 from fit3d.synthesise.warp import STILL_PX, extend, resample, resample_nearest

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 
 from fit3d.labels import BACKGROUND, HAIR, LEFT_EYEBROW, OTHER, RIGHT_EYEBROW
 from fit3d.render.light import harmonics
-from fit3d.synthesise.warp import STILL_PX, harmonic
+from fit3d.synthesise.opening import Opening, from_line
+from fit3d.synthesise.picture import disc, mapped, membrane, polygon
 
 STRETCHED, SMEARED = 0.55, 0.3
 """Share of a source pixel that a pixel shows, at which skin begins to be painted anew, and from which on it all is."""
@@ -34,38 +33,13 @@ LASH_FRINGE = 0.05
 """How far lashes reach below it."""
 
 
-@dataclass(frozen=True)
-class EyeShape:
-    """One eye in the window."""
-
-    before_upper: np.ndarray
-    """(N, 2) px: the rims, from the person's right corner to the left, in the photo and in the edit."""
-    before_lower: np.ndarray
-    after_upper: np.ndarray
-    after_lower: np.ndarray
-
-    @property
-    def moves(self) -> bool:
-        """Whether the edit moves it at all."""
-        upper, lower = self.after_upper - self.before_upper, self.after_lower - self.before_lower
-        return bool(max(np.abs(upper).max(), np.abs(lower).max()) > STILL_PX)
-
-    @property
-    def width(self) -> float:
-        """px between the corners in the photo."""
-        return float(np.linalg.norm(self.before_upper[-1] - self.before_upper[0]))
-
-    @property
-    def down(self) -> np.ndarray:
-        """(2,) unit: from the brow to the cheek."""
-        along = self.before_upper[-1] - self.before_upper[0]
-        return np.array([-along[1], along[0]]) / max(float(np.linalg.norm(along)), 1e-9)
+class EyeShape(Opening):
+    """One eye."""
 
     @property
     def closing(self) -> float:
         """From 0, as open as in the photo, to 1, shut."""
-        before, after = (area(*rims) for rims in self._pairs)
-        return float(np.clip(1.0 - after / max(before, 1e-6), 0.0, 1.0))
+        return float(np.clip(1.0 - self.growth, 0.0, 1.0))
 
     @property
     def shut(self) -> float:
@@ -75,32 +49,7 @@ class EyeShape:
     @property
     def opening(self) -> float:
         """Area that the eye gains, as a share of the one in the photo."""
-        before, after = (area(*rims) for rims in self._pairs)
-        return float(max(after / max(before, 1e-6) - 1.0, 0.0))
-
-    @property
-    def _pairs(self) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-        return (self.before_upper, self.before_lower), (self.after_upper, self.after_lower)
-
-    def mask(self, shape: tuple[int, int], before: bool) -> np.ndarray:
-        """(h, w) float32 in [0, 1]: the opening in the photo or in the edit, with smooth edges."""
-        upper, lower = self._pairs[0 if before else 1]
-        return polygon(np.concatenate([upper, lower[-2:0:-1]]), shape)
-
-
-def polygon(ring: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """(h, w) float32: share of each pixel within the ring of points (N, 2) px."""
-    mask = np.zeros(shape, np.uint8)
-    # OpenCV has pixel centres at whole numbers, and takes fixed-point coordinates
-    points = np.rint((ring - 0.5) * 16.0).astype(np.int32)
-    cv2.fillPoly(mask, [points], 255, cv2.LINE_AA, 4)
-    return np.asarray(mask, np.float32) / 255.0
-
-
-def area(upper: np.ndarray, lower: np.ndarray) -> float:
-    """px^2 between two rims (N, 2) with the same ends."""
-    x, y = np.concatenate([upper, lower[-2:0:-1]]).T
-    return abs(float((x * np.roll(y, -1) - y * np.roll(x, -1)).sum()) / 2.0)
+        return max(self.growth - 1.0, 0.0)
 
 
 def shrinkage(field: np.ndarray) -> np.ndarray:
@@ -230,25 +179,6 @@ def paint_lid(
     return np.asarray(result)
 
 
-def membrane(picture: np.ndarray, unknown: np.ndarray, width: float) -> np.ndarray:
-    """(h, w, C) float32: the colours of `picture` around `unknown` (h, w) bool continued harmonically into it."""
-    step = max(1, int(width / 40.0))
-    h, w = unknown.shape
-    small = (max(w // step, 2), max(h // step, 2))
-    known = (~unknown).astype(np.float32)
-    share = cv2.resize(known, small, interpolation=cv2.INTER_AREA)
-    total = cv2.resize(picture * known[..., None], small, interpolation=cv2.INTER_AREA)
-    sigma = max(0.02 * width / step, 0.5)
-    share, total = cv2.GaussianBlur(share, (0, 0), sigma), cv2.GaussianBlur(total, (0, 0), sigma)
-    total = total.reshape(*share.shape, -1)
-    fixed = cv2.resize(unknown.astype(np.float32), small, interpolation=cv2.INTER_AREA) < 0.5
-    if not fixed.any():
-        return picture.reshape(h, w, -1)
-    values = total / np.maximum(share, 1e-3)[..., None]
-    filled = harmonic(np.where(fixed[..., None], values, 0.0), fixed).astype(np.float32)
-    return np.asarray(cv2.resize(filled, (w, h), interpolation=cv2.INTER_CUBIC).reshape(h, w, -1))
-
-
 def draw_lashes(picture: np.ndarray, photo: np.ndarray, eye: EyeShape, whole: np.ndarray) -> np.ndarray:
     """The dark line of lashes along the rim of a lid that came down, and their fringe below it; `whole` (h, w) of
     `find_eye`."""
@@ -329,14 +259,6 @@ def _grain(picture: np.ndarray, eye: EyeShape, width: float) -> np.ndarray:
     return np.asarray(cv2.remap(detail, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT))
 
 
-def mapped(mask: np.ndarray, field: np.ndarray) -> np.ndarray:
-    """(h, w) float32: a mask (h, w) at `field` (h, w, 2) px from each pixel."""
-    h, w = mask.shape
-    x = np.arange(w, dtype=np.float32)[None] + field[..., 0].astype(np.float32)
-    y = np.arange(h, dtype=np.float32)[:, None] + field[..., 1].astype(np.float32)
-    return np.asarray(cv2.remap(mask.astype(np.float32), x, y, cv2.INTER_LINEAR))
-
-
 def _below(eye: EyeShape, shape: tuple[int, int]) -> np.ndarray:
     """(h, w) float32: 1 below the lower rim of the edited eye."""
     _, _, below = from_line(eye.after_lower, shape, eye.down)
@@ -347,23 +269,6 @@ def _distance_below(eye: EyeShape, shape: tuple[int, int]) -> np.ndarray:
     """(h, w) px below the lower rim of the edited eye; infinite above it."""
     distance, share, below = from_line(eye.after_lower, shape, eye.down)
     return np.where(below & (share > 0.0) & (share < 1.0), distance, np.inf)
-
-
-def from_line(line: np.ndarray, shape: tuple[int, int], down: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each pixel (h, w): px to the line (N, 2), share of the way along it, and bool whether it lies below."""
-    h, w = shape
-    x, y = np.meshgrid(np.arange(w) + 0.5, np.arange(h) + 0.5)
-    along = line[-1] - line[0]
-    length = max(float(np.linalg.norm(along)), 1e-6)
-    along = along / length
-    s = ((x - line[0, 0]) * along[0] + (y - line[0, 1]) * along[1]) / length
-    v = (x - line[0, 0]) * down[0] + (y - line[0, 1]) * down[1]
-    rim_s = np.maximum.accumulate((line - line[0]) @ along / length)
-    height = v - np.interp(s, rim_s, (line - line[0]) @ down)
-    slope = np.gradient(np.interp(np.linspace(0, 1, 64), rim_s, (line - line[0]) @ down)) * 64.0 / length
-    cosine = 1.0 / np.sqrt(1.0 + np.interp(s, np.linspace(0, 1, 64), slope) ** 2)
-    beyond = np.maximum(np.maximum(-s, s - 1.0), 0.0) * length
-    return np.hypot(height * cosine, beyond), s, height > 0
 
 
 def _smooth(line: np.ndarray) -> np.ndarray:
@@ -385,9 +290,3 @@ def _box(eye: EyeShape, shape: tuple[int, ...]) -> tuple[slice, slice] | None:
     if (high - low < 8).any():
         return None
     return slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0]))
-
-
-def disc(radius: float) -> np.ndarray:
-    """Structuring element of this radius, px."""
-    size = 2 * max(round(radius), 1) + 1
-    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)))

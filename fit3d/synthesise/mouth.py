@@ -15,10 +15,10 @@ from fit3d.morphable.model import MorphableModel
 from fit3d.morphable.pieces import piece_kind
 from fit3d.render.light import to_linear, to_srgb
 from fit3d.render.shade import vertex_normals
-from fit3d.synthesise.eyes import area, disc, from_line, mapped, membrane, polygon
 from fit3d.synthesise.geometry import Projection, Window, look_inside
 from fit3d.synthesise.open_mouth import Rims, follow_jaws
-from fit3d.synthesise.warp import STILL_PX
+from fit3d.synthesise.opening import Opening, area, from_line
+from fit3d.synthesise.picture import disc, mapped, membrane
 
 CAVITY = (0.030, 0.008, 0.007)
 """Linear colours under light in which skin is 0.35 bright: of the dark behind, the tongue and teeth."""
@@ -74,40 +74,13 @@ class Teeth:
         return cls(draw(0.9, 1.12), draw(0.9, 1.25), draw(0.82, 1.02), draw(0.2, 0.5), draw(0.05, 0.25), each)
 
 
-@dataclass(frozen=True)
-class MouthShape:
-    """The mouth's opening in the window: rims (N, 2) px from the person's right to left, in the photo and the edit."""
-
-    before_upper: np.ndarray
-    before_lower: np.ndarray
-    after_upper: np.ndarray
-    after_lower: np.ndarray
-
-    @property
-    def moves(self) -> bool:
-        """Whether the edit moves it at all."""
-        upper, lower = self.after_upper - self.before_upper, self.after_lower - self.before_lower
-        return bool(max(np.abs(upper).max(), np.abs(lower).max()) > STILL_PX)
-
-    @property
-    def width(self) -> float:
-        return float(np.linalg.norm(self.before_upper[-1] - self.before_upper[0]))
-
-    @property
-    def down(self) -> np.ndarray:
-        """(2,) unit: from the nose to the chin."""
-        along = self.before_upper[-1] - self.before_upper[0]
-        return np.array([-along[1], along[0]]) / max(float(np.linalg.norm(along)), 1e-9)
+class MouthShape(Opening):
+    """The opening between the lips."""
 
     @property
     def gape(self) -> float:
         """How open it is in the photo: mean height over width."""
         return area(self.before_upper, self.before_lower) / max(self.width, 1e-6) ** 2
-
-    @property
-    def growth(self) -> float:
-        """Its area in the edit over that in the photo."""
-        return area(self.after_upper, self.after_lower) / max(area(self.before_upper, self.before_lower), 1e-6)
 
     @property
     def stretch_weight(self) -> float:
@@ -118,11 +91,6 @@ class MouthShape:
         after = area(self.after_upper, self.after_lower) / max(self.width, 1e-6) ** 2
         shut = np.clip((1.3 * NARROW - after) / (0.6 * NARROW), 0.0, 1.0)  # a slit of the model's is no opening
         return float(max(stretched, shut))
-
-    def mask(self, shape: tuple[int, int], before: bool) -> np.ndarray:
-        """(h, w) float32 in [0, 1]: the opening."""
-        upper, lower = (self.before_upper, self.before_lower) if before else (self.after_upper, self.after_lower)
-        return polygon(np.concatenate([upper, lower[-2:0:-1]]), shape)
 
 
 def paint_mouth(

@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from fit3d.checks import read_bounded
 from fit3d.errors import UsageError
 from fit3d.synthesise.recipes import RECIPES, Range, Recipe, is_expression
 
@@ -38,15 +39,9 @@ def read_recipes(path: str | Path) -> tuple[Recipe, ...]:
         UsageError: it cannot be read, is too large, or line so and so is not as described above.
     """
     path = Path(path)
+    content = read_bounded(path, LARGEST_FILE, "a few recipes")
     try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST_FILE + 1)
-        if len(content) > LARGEST_FILE:
-            raise UsageError(f"{path}: more than {LARGEST_FILE} bytes; a file of recipes is small")
-        text = content.decode("utf-8")
-        root = yaml.compose(text, Loader=_Loader)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot read the recipes ({error.strerror})") from error
+        root = yaml.compose(content.decode("utf-8"), Loader=_Loader)
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not a text file in UTF-8") from error
     except yaml.YAMLError as error:

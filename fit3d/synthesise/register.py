@@ -16,6 +16,7 @@ from torch import Tensor
 from fit3d.labels import LEFT_EYE, LOWER_LIP, RIGHT_EYE, UPPER_LIP
 from fit3d.morphable.model import MorphableModel
 from fit3d.synthesise.geometry import Projection
+from fit3d.synthesise.opening import area
 
 SPREAD_M = 0.005
 """A rim's correction dies away over this distance on the skin, metres."""
@@ -148,13 +149,8 @@ def _outline(s: np.ndarray, v: np.ndarray, which: str) -> tuple[float, float, np
 
 def _open_share(head: Projection, fitted: Projection, upper: np.ndarray, lower: np.ndarray) -> float:
     """How far an opening is open, over how far it was; 1 where it is wider."""
-
-    def area(projection: Projection) -> float:
-        ring = projection.px[torch.from_numpy(np.concatenate([upper, lower[-2:0:-1]]))].numpy()
-        x, y = ring.T
-        return abs(float((x * np.roll(y, -1) - y * np.roll(x, -1)).sum()) / 2.0)
-
-    return min(area(head) / max(area(fitted), 1e-6), 1.0)
+    now, before = (area(*(each.px[torch.from_numpy(rim)].numpy() for rim in (upper, lower))) for each in (head, fitted))
+    return min(now / max(before, 1e-6), 1.0)
 
 
 def _along(values: np.ndarray, count: int) -> np.ndarray:

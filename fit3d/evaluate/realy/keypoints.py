@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeGuard, get_args
 
 import numpy as np
 
-from fit3d.checks import is_finite
+from fit3d.checks import is_finite, read_bounded
 from fit3d.errors import UsageError
 
 COUNT = 85
@@ -93,13 +93,7 @@ class KeypointFile:
 
 def read_keypoints(path: Path) -> KeypointFile:
     """The keypoint file `path`, in either form. Raises UsageError where it is damaged."""
-    try:
-        with open(path, "rb") as file:
-            raw = file.read(LARGEST_FILE + 1)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot read it ({error.strerror})") from error
-    if len(raw) > LARGEST_FILE:
-        raise UsageError(f"{path}: larger than {LARGEST_FILE >> 20} MiB; expected {COUNT} keypoints")
+    raw = read_bounded(path, LARGEST_FILE, f"{COUNT} keypoints")
     try:
         content = json.loads(raw)
     except (ValueError, RecursionError) as error:
