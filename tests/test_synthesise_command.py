@@ -391,7 +391,7 @@ def test_a_photo_without_a_face_is_told_and_the_others_are_done(
     [
         (["--expressions", "smirk"], "expression 'smirk': expected"),
         (["--recipes", "BAD"], "bad.yaml line 2: recipe 'wink': 'eyeShut' is none of ARKit's expressions"),
-        (["--recipes", "missing.yaml"], "missing.yaml: cannot read the recipes"),
+        (["--recipes", "missing.yaml"], "missing.yaml: cannot read it"),
         (["--face", "all"], "--face all: one face of each photo is edited"),
         (["--per-photo", "100001"], "--per-photo 100001: expected at most"),
         (["--preview", "sheet.gif"], "--preview sheet.gif: expected a name that ends in"),
