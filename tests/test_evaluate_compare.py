@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from fit3d.batch.record import Record
 from fit3d.commands.app import main
 from fit3d.errors import UsageError
-from fit3d.evaluate.compare import Run, compare, difference, direction, figures_of, interval, read_runs
+from fit3d.evaluate.compare import BATCH, MOST, Run, compare, difference, direction, figures_of, interval, read_runs
 from fit3d.evaluate.record import Data, as_text, record
 
 FACES = [f"{number}.png" for number in range(12)]
@@ -54,6 +55,18 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     assert 0.89 <= coverage(60, skewed=True) <= 0.98
     # with as few photos as the labelled folder has it is too narrow, as the command says
     assert 0.85 <= coverage(10, skewed=False) <= 0.95
+
+
+def test_many_photos_have_the_interval_of_students_t() -> None:
+    drawn = np.random.default_rng(3).exponential(size=MOST + 1)
+    low, high = interval(drawn)
+    margin = 1.9602 * drawn.std(ddof=1) / math.sqrt(len(drawn))
+    assert (low, high) == pytest.approx((drawn.mean() - margin, drawn.mean() + margin), abs=1e-5)
+    # the bootstrap's ends at the bound are near them, and it holds few values at a time
+    tracemalloc.start()
+    assert interval(drawn[:MOST], resamples=999) == pytest.approx((low, high), abs=0.004)
+    assert tracemalloc.get_traced_memory()[1] < 40 * BATCH
+    tracemalloc.stop()
 
 
 def test_pairs_tell_what_means_do_not() -> None:
@@ -173,13 +186,14 @@ def test_manifests_of_a_batch(tmp_path: Path) -> None:
         )
         return done.to_line()
 
-    lines = [line("a.png", 0.5, 1.0), line("b.png", None, 2.0), line("a.png", 0.75, 3.0)]
+    strange = "b\u2028\u0085.png"  # these end lines of text, but not of a manifest
+    lines = [line("a.png", 0.5, 1.0), line(strange, None, 2.0), line("a.png", 0.75, 3.0)]
     (tmp_path / "results.jsonl").write_bytes(b"".join(lines))
     for place in (tmp_path, tmp_path / "results.jsonl"):
         (run,) = read_runs(place).values()
         assert run.kind == "results"
         assert run.figures == {"a.png": {"part_iou.mean": 0.75, "landmark_nme": 0.01}}
-        assert run.failures == {"b.png": "no face found"} and run.data["a.png"] == "0" * 64
+        assert run.failures == {strange: "no face found"} and run.data["a.png"] == "0" * 64
     (tmp_path / "results.jsonl").write_bytes(lines[0] + b"{}\n")
     for place in (tmp_path, tmp_path / "results.jsonl"):
         with pytest.raises(UsageError, match="line 2"):

@@ -187,8 +187,11 @@ def test_3ddfa_v3_npy_is_read_without_running_it(tmp_path: Path) -> None:
     visible = np.where(face() <= SKIN, face(), 0).astype(float)[..., None]
     path = tmp_path / "x.npy"
     np.save(path, {"ldm68": np.zeros((68, 2)), "seg_visible": visible})  # type: ignore[arg-type]
+    write(tmp_path / "x.png", np.zeros((128, 64), np.uint8))  # the demo's sheet of pictures lies beside it
     file = predicted_labels(tmp_path, "x", "auto")
     assert file == LabelFile(path, "3ddfa-v3", "3ddfa-v3 npy")
+    assert predicted_labels(tmp_path, "x", "3ddfa-v3") == file
+    assert predicted_labels(tmp_path, "x", "lapa").path == tmp_path / "x.png"
     assert np.array_equal(read_labels(file, grey()), visible[..., 0])
     with pytest.raises(LabelImageError, match="expected numbers of the photo's size, 32 x 32"):
         read_labels(file, grey(32))
@@ -305,8 +308,9 @@ def test_command_scores_label_images_of_other_tools(
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     worse = np.roll(truth, 4, 1)
-    write(theirs / "astronaut.png", in_layout(worse, LAPA))
-    write(theirs / "second.png", in_layout(mirrored(truth), LAPA))  # a tool whose left is the person's
+    # a tool whose left is the person's
+    write(theirs / "astronaut.png", in_layout(mirrored(worse), LAPA))
+    write(theirs / "second.png", in_layout(mirrored(truth), LAPA))
     arguments = ["evaluate", "parts", str(labelled), "--predictions", str(theirs), "--predicted-labels", "lapa"]
     assert main([*arguments, "--json", "--sheet", str(tmp_path / "sheets")]) == 1
     said = capfd.readouterr()
@@ -323,6 +327,16 @@ def test_command_scores_label_images_of_other_tools(
     assert set(report["parts"]) == set(PART_NAMES[1:8])
     assert report["command"] == "fit3d evaluate parts FOLDER --predictions PREDICTIONS --predicted-labels lapa"
     assert report["data"]["photos"] == 3 and len(report["data"]["digest"]) == 64
+
+    # sides are one choice for the tool: where it takes them this way and that, it errs
+    write(theirs / "third.png", in_layout(truth, LAPA))
+    assert main([*arguments, "--json"]) == 0
+    said = capfd.readouterr()
+    by_photo = {row["photo"]: row["part_iou"] for row in json.loads(said.out)["photos"]}
+    assert by_photo["second.jpg"]["mean"] == 1.0
+    assert by_photo["third.jpg"] == pytest.approx(part_iou(mirrored(truth), truth))
+    assert by_photo["third.jpg"]["mean"] < 0.6 and len(said.err.splitlines()) == 1
+    (theirs / "third.png").unlink()
     assert {"fit3d", "torch", "numpy", "python"} <= set(report["versions"])
     assert {path.name for path in (tmp_path / "sheets").iterdir()} == {"astronaut.png", "second.png"}
 

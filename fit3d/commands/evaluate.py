@@ -123,12 +123,13 @@ def evaluate_parts_command(
     config = solving.config(loss, solver)
     from fit3d.evaluate.label_files import digest_of, labelled_photos
     from fit3d.evaluate.record import Data
-    from fit3d.evaluate.scoring import Scoring
+    from fit3d.evaluate.scoring import Scoring, sides_of
     from fit3d.morphable.registry import load_model
 
     pairs = labelled_photos(folder, labels)
     compared = against or ("parser" if protocol == "paper" else "labels")
     scoring = Scoring(backends.landmarks, backends.parser, protocol, compared, backdrop)
+    console = output.console()
     if predictions is None:
         face_model = load_model(model)
 
@@ -136,12 +137,16 @@ def evaluate_parts_command(
             return scoring.fitted(pair, face_model, config, observed or compared)
     else:
         found = predictions
+        sides = sides_of(pairs, found, predicted_labels) if protocol == "labels" else None
+        exchanged = sides is not None and sides[1] > sides[0]
+        if sides is not None and exchanged:
+            overlaps = f"{percent(sides[1])} % instead of {percent(sides[0])} %"
+            console.warn(f"{found}: left and right are exchanged ({overlaps} overlap); taken the other way round")
 
         def score(pair: LabelledPhoto) -> Scored:
-            return scoring.predicted(pair, found, predicted_labels)
+            return scoring.predicted(pair, found, predicted_labels, exchanged)
 
     make_sheet_folder(sheet)
-    console = output.console()
     scores, failures = _score_all(pairs, score, _FITTED if predictions is None else (), sheet, console)
     if output.as_json:
         data = Data(folder.resolve().name, len(pairs), digest_of(pairs))
@@ -178,8 +183,6 @@ def _score_all(
                 continue
             finally:
                 console.advance()
-            for warning in scored.warnings:
-                console.warn(warning)
             scores.append(scored.score)
             if not console.as_json:
                 console.result(table.row(_cells(scored.score, others)), {})

@@ -132,8 +132,8 @@ def _in_labels(folder: Path, labels: LayoutName | Literal["auto"]) -> list[Label
 
 
 def predicted_labels(folder: Path, stem: str, layout: LayoutName | Literal["auto"]) -> LabelFile:
-    """The labels that a tool gave the photo X, whose stem is `stem`: of fit3d X/X_parts.png or X_parts.png; of others
-    X.png, X/X.png or 3DDFA-V3's X.npy.
+    """The labels that a tool gave the photo X, whose stem is `stem`: of fit3d X/X_parts.png or X_parts.png; of 3DDFA-V3
+    X.npy or X/X.npy, beside which its demo leaves a sheet of pictures X.png; of others X.png or X/X.png.
 
     Raises:
         LabelImageError: there are none, or nothing tells which ids they have.
@@ -141,7 +141,8 @@ def predicted_labels(folder: Path, stem: str, layout: LayoutName | Literal["auto
     ours = [folder / stem / f"{stem}{LABELS_SUFFIX}", folder / f"{stem}{LABELS_SUFFIX}"]
     theirs = [folder / f"{stem}.png", folder / stem / f"{stem}.png"]
     arrays = [folder / f"{stem}.npy", folder / stem / f"{stem}.npy"]
-    for path in (*ours, *theirs, *arrays):
+    others = (*arrays, *theirs) if layout in ("auto", "3ddfa-v3") else (*theirs, *arrays)
+    for path in (*ours, *others):
         if not path.is_file():
             continue
         if path in arrays:

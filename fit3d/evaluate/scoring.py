@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from PIL import Image
 
 from fit3d.checks import is_finite
 from fit3d.config import FitConfig
-from fit3d.errors import LabelImageError, NoFaceError, UsageError
+from fit3d.errors import LabelImageError, NoFaceError, PhotoError, UsageError
 from fit3d.evaluate.label_files import LabelFile, LabelledPhoto, predicted_labels, read_labels
 from fit3d.evaluate.paper_protocol import Backdrop, FittedHead, middle_of, parse_render, render_head, render_of
 from fit3d.evaluate.parts import (
@@ -37,6 +38,8 @@ from fit3d.sighting import Sighting
 
 Protocol = Literal["labels", "paper"]
 """'labels': a model's own parts, as they are rasterised; 'paper': see `fit3d.evaluate.paper_protocol`."""
+SIDES_FROM = 50
+"""Photos that tell which side a tool calls left."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,6 @@ class Scored:
     score: PartScore
     sheet: Callable[[], Image.Image]
     """Draws the picture to judge it by."""
-    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,18 +96,18 @@ class Scoring:
         score = score_fit(pair.photo.name, part_iou(found, truth), fit, model, fit_s)
         return Scored(score, partial(prediction_sheet, sighting.photo, truth, found, picture))
 
-    def predicted(self, pair: LabelledPhoto, folder: Path, layout: LayoutName | Literal["auto"]) -> Scored:
-        """Score what lies in `folder` for a photo: label images, or with the paper's protocol results of fit3d or
-        pictures of the fits.
-
-        Left and right of labels are exchanged, with a warning, where so they agree better.
+    def predicted(
+        self, pair: LabelledPhoto, folder: Path, layout: LayoutName | Literal["auto"], exchanged: bool = False
+    ) -> Scored:
+        """Score what lies in `folder` for a photo: label images, with left and right `exchanged` or not, or with the
+        paper's protocol results of fit3d or pictures of the fits.
 
         Raises:
             PhotoError: the photo, its labels or the prediction cannot be read, or are of another photo.
         """
         stored = folder / pair.photo.stem / f"{pair.photo.stem}.json"
         if self.protocol == "labels":
-            return self._predicted_labels(pair, predicted_labels(folder, pair.photo.stem, layout), stored)
+            return self._predicted_labels(pair, predicted_labels(folder, pair.photo.stem, layout), stored, exchanged)
         sighting, truth = self._look(pair, "parser")
         if stored.is_file():
             picture = render_head(_stored_head(stored, sighting.photo), sighting.photo, self.backdrop)
@@ -115,7 +117,7 @@ class Scoring:
         score = PartScore(pair.photo.name, part_iou(found, truth))
         return Scored(score, partial(prediction_sheet, sighting.photo, truth, found, picture))
 
-    def _predicted_labels(self, pair: LabelledPhoto, file: LabelFile, stored: Path) -> Scored:
+    def _predicted_labels(self, pair: LabelledPhoto, file: LabelFile, stored: Path, exchanged: bool) -> Scored:
         if self.against == "labels":
             photo = load_photo(pair.photo)
             truth = read_labels(pair.labels, photo)
@@ -123,15 +125,39 @@ class Scoring:
             sighting, truth = self._look(pair, "parser")
             photo = sighting.photo
         found = read_labels(file, photo)
-        straight, crossed = part_iou(found, truth), part_iou(mirrored(found), truth)
-        warnings: tuple[str, ...] = ()
-        if crossed["mean"] > straight["mean"]:
-            found, straight = mirrored(found), crossed
-            warnings = (f"{file.path}: left and right are exchanged; taken the other way round",)
-        score = PartScore(pair.photo.name, straight)
+        if exchanged:
+            found = mirrored(found)
+        score = PartScore(pair.photo.name, part_iou(found, truth))
         if file.path.parent == stored.parent and stored.is_file():
             score = replace(score, landmark_nme=_stored_error(stored, photo))
-        return Scored(score, partial(prediction_sheet, photo, truth, found), warnings)
+        return Scored(score, partial(prediction_sheet, photo, truth, found))
+
+
+def sides_of(
+    pairs: Sequence[LabelledPhoto], folder: Path, layout: LayoutName | Literal["auto"]
+) -> tuple[float, float] | None:
+    """Mean Part IoU of the label images in `folder` with people's, as they are and with left and right exchanged, over
+    the first `SIDES_FROM` photos that can be read; None where none can.
+
+    Decided once for all: a tool that mixes up the sides of some photos errs on these.
+    """
+    both = []
+    for pair in pairs:
+        try:
+            photo = load_photo(pair.photo)
+            truth = read_labels(pair.labels, photo)
+            found = read_labels(predicted_labels(folder, pair.photo.stem, layout), photo)
+        except PhotoError:  # told where the photo is scored
+            continue
+        overlap = part_iou(found, truth)["mean"], part_iou(mirrored(found), truth)["mean"]
+        if math.isfinite(overlap[0]):
+            both.append(overlap)
+        if len(both) == SIDES_FROM:
+            break
+    if not both:
+        return None
+    straight, crossed = (statistics.fmean(values) for values in zip(*both, strict=True))
+    return straight, crossed
 
 
 def _stored_head(path: Path, photo: Photo) -> FittedHead:

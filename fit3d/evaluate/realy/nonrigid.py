@@ -39,9 +39,10 @@ LATER_KEYPOINT_WEIGHT, KEYPOINT_DECAY = 5.0, 0.9
 OUTLIER_FACTOR, OUTLIER_FROM = 2.0, 1.0
 """A target counts if it is nearer than twice the mean distance or than one unit of the scan."""
 
-_ANCHOR = 1e-12
+_ANCHOR = 1e-15
 """Pull of every map towards "stays where it is", as a share of the largest diagonal entry: for pieces of the scan that
-nothing else holds, where the problem has no single answer."""
+nothing else holds, where the problem has no single answer. Just above rounding: crumbs of a scan, a few vertices almost
+in a plane, are held by little more, and from 1e-13 on their maps change how many steps are taken."""
 _TOLERANCE = 1e-8
 """Residual, as a share of the right side, at which a step counts as solved."""
 _PATIENCE = 20
