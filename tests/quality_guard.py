@@ -19,7 +19,7 @@ import torch
 from fit3d.config import FitConfig, Loss
 from fit3d.evaluate.geometry import disturbed, fit_known, photographed_twice, score_known, vertex_ruler
 from fit3d.evaluate.label_files import LabelFile, LabelledPhoto
-from fit3d.evaluate.parts import fit_largest, look_labelled
+from fit3d.evaluate.parts import fit_labelled, look_labelled
 from fit3d.metrics import part_iou
 from fit3d.morphable.registry import load_model
 from fit3d.pipeline import look
@@ -38,7 +38,7 @@ other processors, move single pixels, which is far less; switching the parts off
 def measure_example(config: FitConfig) -> dict[str, float]:
     """The bundled photo: overlap with what the embedded parser sees, and landmark error."""
     sighting = look(REPOSITORY / "examples" / "astronaut.jpg", landmarks="mediapipe", parser="embedded")
-    fit, _ = fit_largest(sighting, load_model("anny"), config)
+    fit, _ = fit_labelled(sighting, load_model("anny"), config)
     return {"example_iou": fit.part_iou["mean"], "example_nme": fit.landmark_nme}
 
 
@@ -66,7 +66,7 @@ def measure_labelled(folder: Path, config: FitConfig) -> dict[str, float]:
     for name in PHOTOS:
         pair = LabelledPhoto(folder / name, LabelFile(folder / f"{Path(name).stem}_parts.png"))
         sighting, truth = look_labelled(pair, observed="labels", landmarks="mediapipe", parser="embedded")
-        fit, _ = fit_largest(sighting, load_model("anny"), config)
+        fit, _ = fit_labelled(sighting, load_model("anny"), config)
         found[f"{Path(name).stem}_iou"] = part_iou(fit.parts, truth)["mean"]
     return found
 

@@ -381,6 +381,29 @@ def test_command_scores_results_of_fit3d(labelled: Path, tmp_path: Path, capfd: 
     assert "the result of another photo" in capfd.readouterr().err
 
 
+def test_the_labelled_face_counts_not_the_largest(labelled: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    small, large = Image.open(labelled / "astronaut.jpg"), Image.open(labelled / "astronaut.jpg").resize((700, 700))
+    labels = Image.open(labelled / "astronaut_parts.png")
+    photo, drawn = Image.new("RGB", (1212, 700)), Image.new("L", (1212, 700))
+    photo.paste(large, (0, 0))
+    photo.paste(small, (700, 188))
+    drawn.paste(Image.fromarray(np.asarray(labels)), (700, 188))
+    photo.save(labelled / "two.png")
+    drawn.save(labelled / "two_parts.png")
+    elsewhere = Image.fromarray(np.roll(np.asarray(drawn), (300, -350), (0, 1)))
+    photo.save(labelled / "wrong.png")
+    elsewhere.save(labelled / "wrong_parts.png")
+    commands = ["parts", str(labelled), "--iterations", "3"], ["parser", str(labelled), "--parser", "contours"]
+    for command in commands:
+        assert main(["evaluate", *command, "--json"]) == 1
+        said = capfd.readouterr()
+        report = json.loads(said.out)
+        by_photo = {row["photo"]: row["part_iou"]["mean"] for row in report["photos"]}
+        assert by_photo["two.png"] == pytest.approx(by_photo["astronaut.jpg"], abs=0.06)
+        assert set(by_photo) == {"astronaut.jpg", "two.png"}
+        assert "wrong.png: no face found where the labels are, from " in said.err
+
+
 def test_labels_of_another_layout_drive_the_fit(labelled: Path, capfd: pytest.CaptureFixture[str]) -> None:
     arguments = ["evaluate", "parts", str(labelled), "--json", "--iterations", "2"]
     assert main(arguments) == 0

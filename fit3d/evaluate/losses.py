@@ -53,7 +53,7 @@ so disturbed overlap the true ones by 83 %, about as the embedded parser's overl
 
 @dataclass(frozen=True)
 class LabelledFace:
-    """The largest face of a photo as it is fitted, and what people drew."""
+    """The labelled face of a photo as it is fitted, and what people drew."""
 
     photo: str
     face: Face

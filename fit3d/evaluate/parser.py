@@ -15,7 +15,7 @@ from scipy.stats import spearmanr
 from fit3d.errors import NoFaceError
 from fit3d.evaluate.border_learning import BorderExamples, border_examples, learn_border_weights
 from fit3d.evaluate.label_files import LabelledPhoto, read_labels
-from fit3d.evaluate.parts import cut_square, square_around
+from fit3d.evaluate.parts import cut_square, labelled_face, square_around
 from fit3d.labels import HAIR, INNER_MOUTH, IOU_PARTS, PART_IDS, PART_NAMES
 from fit3d.metrics import part_iou
 from fit3d.observe.base import FaceParser, Landmarks, Parsing
@@ -30,7 +30,7 @@ BESIDE = (INNER_MOUTH, HAIR)
 
 @dataclass(frozen=True)
 class Labelled:
-    """A photo, the largest face in it and what people drew."""
+    """A photo, the face in it that is labelled and what people drew."""
 
     name: str
     photo: Photo
@@ -53,17 +53,18 @@ class ParserScore:
 
 
 def read_labelled(pair: LabelledPhoto, landmarks: str) -> Labelled:
-    """A labelled photo with the landmarks of its largest face.
+    """A labelled photo with the landmarks of the face that is labelled.
 
     Raises:
-        PhotoError: the photo or its labels cannot be read, or it shows no face.
+        PhotoError: the photo or its labels cannot be read, or no face is found where the labels are.
         UsageError: an unknown detector.
     """
     photo = load_photo(pair.photo)
     faces = landmark_detector(landmarks).detect(photo)
     if not faces:
         raise NoFaceError(f"{pair.photo}: no face found ({landmarks})")
-    return Labelled(pair.photo.name, photo, faces[0], read_labels(pair.labels, photo))
+    truth = read_labels(pair.labels, photo)
+    return Labelled(pair.photo.name, photo, faces[labelled_face(faces, truth, photo)], truth)
 
 
 def score_parser(labelled: Labelled, parser: FaceParser) -> tuple[ParserScore, Parsing]:

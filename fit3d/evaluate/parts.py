@@ -7,7 +7,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,11 +15,12 @@ import numpy as np
 from PIL import Image
 
 from fit3d.config import FitConfig
-from fit3d.errors import LabelImageError
+from fit3d.errors import LabelImageError, NoFaceError
 from fit3d.evaluate.label_files import LabelFile, LabelledPhoto, read_labels
 from fit3d.export.files import write_labels
 from fit3d.labels import IOU_PARTS, PART_NAMES
 from fit3d.morphable.model import MorphableModel
+from fit3d.observe.base import Landmarks
 from fit3d.observe.label_layouts import sides_exchanged
 from fit3d.photo import Photo, load_photo
 from fit3d.pipeline import look
@@ -40,6 +41,9 @@ SHEET_MARGIN = 0.25
 """Room of a picture around what it shows, on each side, in longer sides of that."""
 WORST = 5
 """How many photos are named as the worst."""
+LEAST_SHARED = 0.1
+"""Overlap (intersection over union) of the boxes of a face's landmarks and of its labelled parts, below which the
+labels are of something else; of a face seen from the front it is about a half."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +66,10 @@ class PartScore:
 def look_labelled(
     pair: LabelledPhoto, *, observed: Observed, landmarks: str, parser: str
 ) -> tuple[Sighting, np.ndarray]:
-    """The faces of a labelled photo and people's labels (H, W) of it.
+    """The labelled face of a photo, alone, and people's labels (H, W) of it.
 
     Raises:
-        PhotoError: the photo or its labels cannot be read, or show no face.
+        PhotoError: the photo or its labels cannot be read, or no face is found where the labels are.
         LabelImageError: left and right of the labels are exchanged.
     """
     photo = load_photo(pair.photo)
@@ -79,6 +83,8 @@ def look_labelled(
             path = Path(folder) / f"{pair.photo.stem}_parts.png"
             write_labels(path, truth)
             sighting = look(photo, landmarks=landmarks, parser=parser, parts=path)
+    which = labelled_face([each.landmarks for each in sighting.observations], truth, photo)
+    sighting = replace(sighting, observations=(sighting.observations[which],))
     if sides_exchanged(truth, sighting.observations[0].landmarks):
         raise LabelImageError(
             f"{pair.labels.path}: left and right are exchanged: most pixels of eyes and brows lie nearer to the other "
@@ -87,8 +93,35 @@ def look_labelled(
     return sighting, truth
 
 
-def fit_largest(sighting: Sighting, model: MorphableModel, config: FitConfig) -> tuple[Fit, float]:
-    """The fit of the largest face, and how many seconds it took."""
+def labelled_face(faces: Sequence[Landmarks], truth: np.ndarray, photo: Photo) -> int:
+    """Index of the face, the largest first, whose eyes, brows, nose and lips `truth` (H, W) labels.
+
+    Raises:
+        NoFaceError: none of them lies there.
+    """
+    rows, columns = np.nonzero(np.isin(truth, IOU_PARTS))
+    if not len(rows):
+        return 0
+    drawn = float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1)
+    shared = [_overlap(face.box_px, drawn) for face in faces]
+    best = int(np.argmax(shared))
+    if shared[best] < LEAST_SHARED:
+        left, top, right, bottom = drawn
+        raise NoFaceError(
+            f"{photo.path}: no face found where the labels are, from {left:.0f},{top:.0f} to {right:.0f},{bottom:.0f}"
+        )
+    return best
+
+
+def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> float:
+    """Intersection over union of two boxes (left, top, right, bottom)."""
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    both = max(width, 0.0) * max(height, 0.0)
+    return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
+
+
+def fit_labelled(sighting: Sighting, model: MorphableModel, config: FitConfig) -> tuple[Fit, float]:
+    """The fit of the labelled face, and how many seconds it took."""
     photo, start = sighting.photo, time.perf_counter()
     fit = fit_observation(model, sighting.observations[0], photo.width, photo.height, photo.focal_px, config)
     return fit, time.perf_counter() - start

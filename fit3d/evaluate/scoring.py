@@ -23,7 +23,7 @@ from fit3d.evaluate.parts import (
     Observed,
     PartScore,
     contact_sheet,
-    fit_largest,
+    fit_labelled,
     look_labelled,
     prediction_sheet,
     score_fit,
@@ -80,13 +80,13 @@ class Scoring:
         return seen
 
     def fitted(self, pair: LabelledPhoto, model: MorphableModel, config: FitConfig, observed: Observed) -> Scored:
-        """Fit the largest face of a photo and score it.
+        """Fit the labelled face of a photo and score it.
 
         Raises:
             PhotoError: the photo or its labels cannot be read, or show no face.
         """
         sighting, truth = self._look(pair, observed)
-        fit, fit_s = fit_largest(sighting, model, config)
+        fit, fit_s = fit_labelled(sighting, model, config)
         if self.protocol == "labels":
             score = score_fit(pair.photo.name, part_iou(fit.parts, truth), fit, model, fit_s)
             return Scored(score, partial(contact_sheet, sighting, truth, model, fit))
