@@ -144,7 +144,7 @@ def part_masks(part_labels: Tensor, hidden: Tensor, above_brows: Tensor) -> Tens
     Photo and model go through this same function, so that what is left out is left out on both sides.
     """
     seen = part_labels.masked_fill(hidden, labels.BACKGROUND)
-    masks = torch.stack([seen == label for label in labels.PRDL_PARTS], 1)
+    masks = seen[:, None] == torch.tensor(labels.PRDL_PARTS, dtype=seen.dtype, device=seen.device)[:, None, None]
     masks[:, labels.PRDL_PARTS.index(labels.SKIN)] &= ~above_brows
     return without_specks(masks, SPECK_SHARE, SMALLEST_PIECE)
 

@@ -168,11 +168,11 @@ def residuals(objective: Objective, evaluation: Evaluation, step: Tensor) -> dic
     singles = iter(seen.singles)
     for name, goal in (("min", targets.described.nearest), ("max", targets.described.furthest)):
         if name in statistics:
-            rows = distance(seen_at(next(singles).pixel[0]), centres(objective.config.anchors)) - goal[0]
+            rows = distance(seen_at(next(singles).seen.pixel[0]), centres(objective.config.anchors)) - goal[0]
             found[name] = ((weight / rows.shape[1]).sqrt() * rows).flatten()
     if "mean" in statistics:
         assert seen.mean is not None
-        pixel = seen.mean.pixel[0]  # (P, S)
+        pixel = seen.mean.seen.pixel[0]  # (P, S)
         anchors = centres(objective.config.prdl.mean_anchors)
         counts = (pixel >= 0)[:, None].double()
         each = distance(seen_at(pixel)[:, None], anchors[:, None])

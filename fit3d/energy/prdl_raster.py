@@ -7,7 +7,7 @@ so slowly over the image that a few anchors and an even stride over the pixels t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -58,16 +58,14 @@ class PrdlRaster:
         nearest, furthest, mean = self._look(masks, target.thinning)
         counts = weights * (count_pixels(masks) > 0)
         singles = [
-            SingleRows(each.pixel, each.distance - goal)
+            Rows(each, each.distance - goal)
             for each, goal in ((nearest, target.nearest), (furthest, target.furthest))
             if each is not None
         ]
         return SeenPrdl(
             singles=tuple(singles),
-            mean=None if mean is None else SingleRows(mean.pixel, mean.distance - target.mean),
+            mean=None if mean is None else Rows(mean, mean.distance - target.mean),
             weights=counts,
-            anchors=self._anchors(self.anchors, masks),
-            coarse=self._anchors(self.config.mean_anchors, masks),
             resolution=masks.shape[-1],
         )
 
@@ -79,16 +77,14 @@ class PrdlRaster:
         anchors = self._anchors(self.anchors, masks)
         nearest = furthest = mean = None
         if "min" in statistics:
-            pixel = nearest_pixels(masks, anchors)
-            nearest = Distances(pixel, distance(*offset(pixel, anchors, resolution, self.dtype)))
+            nearest = Distances.measure(nearest_pixels(masks, anchors), anchors, resolution, self.dtype)
         if "max" in statistics:
-            pixel = furthest_pixels(masks, anchors)
-            furthest = Distances(pixel, distance(*offset(pixel, anchors, resolution, self.dtype)))
+            furthest = Distances.measure(furthest_pixels(masks, anchors), anchors, resolution, self.dtype)
         if "mean" in statistics:
             pixel = spread_pixels(masks, thinning, 2 * self.config.mean_points)
             coarse = self._anchors(self.config.mean_anchors, masks)
-            x, y = offset(pixel[..., None, :], coarse[:, None], resolution, self.dtype)
-            mean = Distances(pixel, (distance(x, y) * shares(pixel, self.dtype)).sum(-1))
+            each = Distances.measure(pixel[..., None, :], coarse[:, None], resolution, self.dtype)
+            mean = replace(each, pixel=pixel, distance=(each.length * shares(pixel, self.dtype)).sum(-1))
         return nearest, furthest, mean
 
 
@@ -98,21 +94,29 @@ class Distances:
 
     pixel: Tensor
     """(B, P, A) int64 for single points, (B, P, S) for the mean: which pixels the distances are to; -1 for none."""
+    x: Tensor
+    """(B, P, A), for the mean (B, P, A, S), px: from the anchors to the points."""
+    y: Tensor
+    length: Tensor
+    """Likewise: how far that is."""
     distance: Tensor
-    """(B, P, A) px."""
+    """(B, P, A) px: for single points their length."""
+
+    @classmethod
+    def measure(cls, pixel: Tensor, anchors: Tensor, resolution: int, dtype: torch.dtype) -> Distances:
+        """From anchors to pixels, both flat indices of shapes that broadcast, one by one."""
+        x, y = offset(pixel, anchors, resolution, dtype)
+        length = (x * x).add_(y * y).add_(EPSILON).sqrt_()
+        return cls(pixel, x, y, length, length)
 
 
 def offset(pixel: Tensor, anchors: Tensor, resolution: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """x and y, px, from anchors to pixels, both flat indices of shapes that broadcast."""
     pixel, anchors = pixel.int(), anchors.int()
     row, anchor_row = (torch.div(each, resolution, rounding_mode="floor") for each in (pixel, anchors))
-    x = (pixel - row * resolution) - (anchors - anchor_row * resolution)
-    return x.to(dtype), (row - anchor_row).to(dtype)
-
-
-def distance(x: Tensor, y: Tensor) -> Tensor:
-    """sqrt(x^2 + y^2 + EPSILON)."""
-    return (x * x + y * y + EPSILON).sqrt()
+    column, anchor_column = pixel - row * resolution, anchors - anchor_row * resolution
+    # converted before there are many: whole numbers are exact
+    return column.to(dtype) - anchor_column.to(dtype), row.to(dtype) - anchor_row.to(dtype)
 
 
 def shares(pixel: Tensor, dtype: torch.dtype) -> Tensor:
@@ -122,11 +126,10 @@ def shares(pixel: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 @dataclass(frozen=True)
-class SingleRows:
+class Rows:
     """Residuals of one statistic."""
 
-    pixel: Tensor
-    """(B, P, A) int64, the pixel that each touches; of 'mean' (B, P, S), pixels that all touch."""
+    seen: Distances
     residual: Tensor
     """(B, P, A) px."""
 
@@ -135,15 +138,11 @@ class SingleRows:
 class SeenPrdl:
     """PRDL of a batch, evaluated; implements `SeenParts`."""
 
-    singles: tuple[SingleRows, ...]
+    singles: tuple[Rows, ...]
     """Of 'min' and 'max', whose residuals touch one point each."""
-    mean: SingleRows | None
+    mean: Rows | None
     weights: Tensor
     """(B, P): energy of a squared residual averaged over the anchors; 0 where a part does not count."""
-    anchors: Tensor
-    """(A,) int64."""
-    coarse: Tensor
-    """(A',) int64, of the mean."""
     resolution: int
 
     @property
@@ -163,9 +162,10 @@ class SeenPrdl:
         photo = torch.div(part, parts, rounding_mode="floor")[:, None]
         pixels, pulls, stiffnesses, owners = [], [], [], []
         for rows in self.singles:
-            pixel, residual = rows.pixel.flatten(0, 1)[of], rows.residual.flatten(0, 1)[of]
-            x, y = offset(pixel, self.anchors, self.resolution, residual.dtype)
-            scale = 1.0 / distance(x, y)
+            seen = rows.seen
+            columns = (seen.pixel, rows.residual, seen.x, seen.y, seen.length)
+            pixel, residual, x, y, length = (each.flatten(0, 1)[of] for each in columns)
+            scale = 1.0 / length
             x, y, w = x * scale, y * scale, (weight / residual.shape[1]).to(residual.dtype)
             wx, wy = w * x, w * y
             pixels.append(pixel.view(-1))
@@ -181,9 +181,16 @@ class SeenPrdl:
             points = PointForces(photos.new_zeros(0), self.weights.new_zeros(0, 2), self.weights.new_zeros(0, 3))
         return Forces(points, None if self.mean is None else self._dense(self.mean, photos))
 
-    def _dense(self, mean: SingleRows, photos: Tensor) -> DenseRows:
-        pixel, residual = mean.pixel[photos], mean.residual[photos]
-        x, y = offset(pixel[..., None, :], self.coarse[:, None], self.resolution, residual.dtype)
-        scale = shares(pixel, residual.dtype) / distance(x, y)
+    def _dense(self, mean: Rows, photos: Tensor) -> DenseRows:
+        every = photos.tolist() == list(range(len(self.weights)))
+        some = slice(None) if every else photos  # without a copy, where it can be
+        seen = mean.seen
+        pixel, residual, x, y, length = (
+            each[some] for each in (seen.pixel, mean.residual, seen.x, seen.y, seen.length)
+        )
+        scale = shares(pixel, residual.dtype) / length
+        direction = torch.empty(*scale.shape, 2, dtype=scale.dtype, device=scale.device)
+        torch.mul(x, scale, out=direction[..., 0])
+        torch.mul(y, scale, out=direction[..., 1])
         weight = self.weights[photos] / residual.shape[-1]
-        return DenseRows(pixel, torch.stack([x * scale, y * scale], -1), residual, weight)
+        return DenseRows(pixel, direction, residual, weight)

@@ -84,14 +84,24 @@ class Atlas:
         rough[self.triangle[self.kind == MOUTH]] = True
         return rough
 
+    @cached_property
+    def of_eyes(self) -> dict[int, np.ndarray]:
+        """By index into the model's `objects`, the texels (n,) int64 of each eyeball that has some."""
+        texels = np.flatnonzero(self.kind == EYE)
+        objects = self.triangle_object[self.triangle[texels]]
+        return {int(index): texels[objects == index] for index in np.unique(objects)}
+
     def at(self, texels: np.ndarray, values: np.ndarray) -> np.ndarray:
         """(n, C): vertex values (V, C) interpolated at some `texels` (n,)."""
+        return np.asarray(self.some(texels) @ values)
+
+    def some(self, texels: np.ndarray) -> sparse.csr_matrix:
+        """`from_vertices[texels]`: (n, V)."""
         # every row holds three numbers, so rows are picked faster than a matrix of any kind can
         matrix = self.from_vertices
         weights, corners = (each.reshape(-1, 3).take(texels, axis=0).ravel() for each in (matrix.data, matrix.indices))
         ends = np.arange(0, 3 * len(texels) + 1, 3, dtype=np.int32)
-        picked = sparse.csr_matrix((weights, corners, ends), shape=(len(texels), matrix.shape[1]))
-        return np.asarray(picked @ values)
+        return sparse.csr_matrix((weights, corners, ends), shape=(len(texels), matrix.shape[1]))
 
     def rows(self, first: int, last: int) -> Any:
         """`from_vertices[first:last]` without a copy."""

@@ -50,7 +50,7 @@ def base_colours(even: Sample, model: MorphableModel, atlas: Atlas) -> BaseColou
     """
     count = atlas.from_vertices.shape[1]
     few = slice(None, None, 3)
-    weights, trusted = atlas.from_vertices[even.texels[few]], even.trust[few]
+    weights, trusted = atlas.some(even.texels[few]), even.trust[few]
     spread = weights.T @ np.column_stack([trusted[:, None] * even.rgb[few], trusted])
     seen = spread[:, :3] / np.maximum(spread[:, 3:], 1e-6)
     trust = spread[:, 3] / np.maximum(atlas.texels_around / 3.0, 1e-6)

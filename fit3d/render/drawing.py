@@ -38,8 +38,8 @@ def draw_parts(picture: np.ndarray, parts: np.ndarray, fill: float, line: float 
     # what becomes of each of the 256 levels of a channel, without and with outline, for each label
     mixed = np.stack([_mixed(opacity), _mixed(outlined)])
     thickness = max(round(max(height, width) / 450.0), 1)
-    row = parts + len(labels) * _border(parts, thickness).astype(np.intp)
-    drawn = [mixed[:, :, channel].reshape(-1)[row * 256 + picture[..., channel]] for channel in range(3)]
+    row = 256 * (parts + len(labels) * _border(parts, thickness).astype(np.intp))
+    drawn = [mixed[:, :, channel].reshape(-1).take(row + picture[..., channel]) for channel in range(3)]
     return np.stack(drawn, -1)
 
 

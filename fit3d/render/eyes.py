@@ -99,8 +99,8 @@ def _eyeballs(vertices: np.ndarray, model: MorphableModel, atlas: Atlas, direct:
             continue
         ids = np.unique(model.faces[model.face_objects == index])
         ids = ids[ids >= 0]
-        texels = np.flatnonzero((atlas.triangle_object == index)[atlas.triangle])
-        if len(ids) == 0 or len(texels) == 0:
+        texels = atlas.of_eyes.get(index)
+        if len(ids) == 0 or texels is None:
             continue
         middle = vertices[ids].mean(0)
         towards = atlas.at(texels, (vertices - middle).astype(np.float32))
@@ -108,8 +108,8 @@ def _eyeballs(vertices: np.ndarray, model: MorphableModel, atlas: Atlas, direct:
         ahead = vertices[ids[np.argmax(rest[ids, 2])]] - middle
         ahead = (ahead / max(float(np.linalg.norm(ahead)), 1e-9)).astype(np.float32)
         rgb, trust = np.zeros((len(texels), 3), np.float32), np.zeros(len(texels), np.float32)
-        here = np.flatnonzero(np.isin(direct.texels, texels, assume_unique=True))
-        place = np.searchsorted(texels, direct.texels[here])
+        # both ascend, and no texel is there twice
+        _, here, place = np.intersect1d(direct.texels, texels, assume_unique=True, return_indices=True)
         rgb[place], trust[place] = direct.rgb[here], direct.trust[here]
         found.append(_Eyeball(texels, towards, ahead, rgb, trust))
     return found

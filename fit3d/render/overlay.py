@@ -113,10 +113,8 @@ def overlay(
             f"found (filled), fitted (outlined){figure}",
         ],
     )
-    side = plain.shape[1]
-    views = contact_view(vertices_world, model, texture, side, SHEET_YAWS_DEG)
-    names = ["texture, from the person's right", "from the front", "from the person's left"]
-    below = side_by_side([views[:, k * side : (k + 1) * side] for k in range(3)], names)
+    views = head_views(vertices_world, model, texture, plain.shape[1], SHEET_YAWS_DEG)
+    below = side_by_side(views, ["texture, from the person's right", "from the front", "from the person's left"])
     return np.concatenate([above, below])
 
 
@@ -176,7 +174,15 @@ def contact_view(
     size: int = 512,
     yaws_deg: tuple[float, ...] = (0.0, 40.0, -40.0),
 ) -> np.ndarray:
-    """The head from the front and from both three-quarter sides, in clay or with its texture.
+    """The head from the front and from both three-quarter sides, (size, len(yaws_deg) * size, 3) uint8: `head_views`
+    side by side."""
+    return np.concatenate(head_views(vertices_world, model, texture, size, yaws_deg), axis=1)
+
+
+def head_views(
+    vertices_world: Tensor, model: MorphableModel, texture: np.ndarray | None, size: int, yaws_deg: tuple[float, ...]
+) -> list[np.ndarray]:
+    """The head from several sides, in clay or with its texture.
 
     Args:
         vertices_world: (V, 3) metres.
@@ -186,21 +192,21 @@ def contact_view(
         yaws_deg: one view for each.
 
     Returns:
-        (size, len(yaws_deg) * size, 3) uint8.
+        Pictures (size, size, 3) uint8.
     """
     shown = model.opaque
     triangles = model.triangles[shown]
     uv_triangles = triangulate(model.uv_faces)[shown]
     image = None if texture is None else float_texture(texture)
-    views = []
+    backdrop, views = np.full((size, size, 3), BACKDROP, np.uint8), []
     for yaw in yaws_deg:
         camera = three_quarter_camera(vertices_world, yaw, size)
         if image is None:
             layer = shade(vertices_world, triangles, camera)
         else:
             layer = draw_textured(vertices_world, triangles, model.uv, uv_triangles, image, camera)
-        views.append(over(np.full((size, size, 3), BACKDROP, np.uint8), layer))
-    return np.concatenate(views, axis=1)
+        views.append(over(backdrop, layer))
+    return views
 
 
 def _window(photo: Photo, observation: Observation, heights: tuple[int, int]) -> _Window:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -77,9 +78,10 @@ class Box:
 
     def grid(self, px: np.ndarray) -> Tensor:
         """(1, 1, n, 2) of `grid_sample` for photo places (n, 2)."""
-        x = (px[:, 0] - self.left) * (2.0 / self.width) - 1.0
-        y = (px[:, 1] - self.top) * (2.0 / self.height) - 1.0
-        return torch.from_numpy(np.stack([x, y], 1).astype(np.float32))[None, None]
+        grid = np.empty(px.shape, np.float32)
+        grid[:, 0] = (px[:, 0] - self.left) * (2.0 / self.width) - 1.0
+        grid[:, 1] = (px[:, 1] - self.top) * (2.0 / self.height) - 1.0
+        return torch.from_numpy(grid)[None, None]
 
     def cell(self, px: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Row and column (n,) int64 in `labels` of photo places (n, 2)."""
@@ -112,20 +114,25 @@ class Source:
         at = atlas.at(texels, seen_by)
         kind = atlas.kind[texels]
         # teeth and tongue lie in a hole and are rough: their slope says little
-        rough = kind == MOUTH
-        at[rough, 3] = np.where(at[rough, 3] > -0.5, np.maximum(at[rough, 3], FULL_COSINE), 0.0)
-        depth, cosine = at[:, 2], at[:, 3]
-        some = np.flatnonzero((cosine > GRAZING_COSINE) & (depth > 1e-6))
-        texels, at, kind = texels[some], at[some], kind[some]
-        px = at[:, :2] / at[:, 2:3]
-        x, y = px.T
-        some = np.flatnonzero((x >= 0.0) & (y >= 0.0) & (x <= self.camera.width) & (y <= self.camera.height))
-        fade = smooth_step((at[some, 3] - GRAZING_COSINE) / (FULL_COSINE - GRAZING_COSINE))
-        trust = fade * self._allowed(px[some], kind[some])
-        some, trust = some[trust > 0.0], trust[trust > 0.0]
-        trust = trust * self.depth.sees(px[some], at[some, 2], at[some, 3])
-        some, trust = some[trust > 0.0], trust[trust > 0.0]
-        return Sample(texels[some], _lookup(self._image, self.box.grid(px[some])).T, trust)
+        rough = np.flatnonzero(kind == MOUTH)
+        slope = at[rough, 3]
+        at[rough, 3] = np.where(slope > -0.5, np.maximum(slope, FULL_COSINE), 0.0)
+        some = np.flatnonzero((at[:, 3] > GRAZING_COSINE) & (at[:, 2] > 1e-6))
+        # column by column: numpy is several times slower over so short an axis
+        x, y, depth, cosine = (column.take(some) for column in at.T)
+        x /= depth
+        y /= depth
+        inside = np.flatnonzero((x >= 0.0) & (y >= 0.0) & (x <= self.camera.width) & (y <= self.camera.height))
+        some, depth, cosine = some.take(inside), depth.take(inside), cosine.take(inside)
+        px = np.stack([x.take(inside), y.take(inside)], 1)
+        fade = smooth_step((cosine - GRAZING_COSINE) / (FULL_COSINE - GRAZING_COSINE))
+        trust = fade * self._allowed(px, kind.take(some))
+        may = np.flatnonzero(trust > 0.0)
+        px, trust = px.take(may, axis=0), trust.take(may)
+        trust = trust * self.depth.sees(px, depth.take(may), cosine.take(may))
+        seen = np.flatnonzero(trust > 0.0)
+        rgb = _lookup(self._image, self.box.grid(px.take(seen, axis=0))).T
+        return Sample(texels.take(some.take(may.take(seen))), rgb, trust.take(seen))
 
     @cached_property
     def _image(self) -> Tensor:
@@ -134,8 +141,11 @@ class Source:
 
     def _allowed(self, px: np.ndarray, kind: np.ndarray) -> np.ndarray:
         """(n,) float32 in [0, 1]: trust of the kinds of surface (n,) at photo places (n, 2)."""
-        every = _lookup(torch.from_numpy(self.trust)[None], self.box.grid(px))
-        return np.asarray(every[kind, np.arange(len(kind))])
+        grid, allowed = self.box.grid(px), np.empty(len(kind), np.float32)
+        for each, trust in enumerate(torch.from_numpy(self.trust)):
+            here = np.flatnonzero(kind == each)
+            allowed[here] = _lookup(trust[None, None], grid[:, :, torch.from_numpy(here)])[0]
+        return allowed
 
     def candidates(self, seen_by: np.ndarray, atlas: Atlas, of: np.ndarray) -> np.ndarray:
         """(n,) int64: all texels that may be read, on triangles `of` (T,) bool with vertices `seen_by` (V, 4).
@@ -147,8 +157,7 @@ class Source:
         px = corners[..., :2] / np.maximum(depth[..., None], 1e-6)
         good = of & (cosine > np.where(atlas.rough, -0.5, GRAZING_COSINE)) & (_highest(depth) > 1e-6)
         height, width = self.trust.shape[1:]
-        total = np.zeros((height + 1, width + 1), np.int64)
-        total[1:, 1:] = (self.trust.max(0) > 0.0).astype(np.int64).cumsum(0).cumsum(1)
+        total = self._readable
         scale = np.array([width / self.box.width, height / self.box.height], np.float32)
         at = (px - np.array([self.box.left, self.box.top], np.float32)) * scale
         # bilinear reading looks one cell further
@@ -156,7 +165,16 @@ class Source:
         high = np.ceil(_highest(at).clip(-1e6, 1e6) + 1.0).astype(np.int64).clip(0, [width, height])
         (x0, y0), (x1, y1) = low.T, high.T
         good &= (-_highest(-depth) <= 1e-6) | (total[y1, x1] - total[y0, x1] - total[y1, x0] + total[y0, x0] > 0)
-        return np.flatnonzero(good[atlas.triangle])
+        return np.flatnonzero(good.take(atlas.triangle))
+
+    @cached_property
+    def _readable(self) -> np.ndarray:
+        """(h' + 1, w' + 1) int32: how many cells above and left of each corner of a cell may be read."""
+        height, width = self.trust.shape[1:]
+        total = np.zeros((height + 1, width + 1), np.int32)
+        np.cumsum((self.trust > 0.0).any(0), axis=1, dtype=np.int32, out=total[1:, 1:])
+        np.cumsum(total[1:, 1:], axis=0, dtype=np.int32, out=total[1:, 1:])
+        return total
 
 
 @dataclass(frozen=True)
@@ -214,12 +232,13 @@ def make_source(
     """
     labels, per_metre = box.labels, box.cells_per_metre
     under = _drawn(np.column_stack([shading, bare]), vertices_world, atlas, box, camera)
-    linear = to_linear(box.coarse.astype(np.float32) / 255.0) / under[..., :3]
+    # channel by channel, here and in what follows: numpy is several times slower over so short an axis
+    linear = to_linear(np.moveaxis(box.coarse, 2, 0).astype(np.float32, order="C") / 255.0) / under[:3]
     face = np.isin(labels, FACE_LABELS)
     skin = (labels == SKIN) | (labels == NOSE)
     eye, mouth = (labels == RIGHT_EYE) | (labels == LEFT_EYE), labels == INNER_MOUTH
     likeness = _skin_likeness(linear, skin, face, HAIRLINE * per_metre)
-    free = _free_of_strands(linear, skin * likeness, face, under[..., 3], per_metre)
+    free = _free_of_strands(linear, skin * likeness, face, under[3], per_metre)
     beside = np.where(labels == OTHER, likeness, face)
     # labels are no finer than a strand of hair: near the border the colour must be that of skin as well
     face_skin = np.where(labels == SKIN, likeness, face)
@@ -263,11 +282,15 @@ def soft(mask: np.ndarray, margin: float) -> np.ndarray:
     The picture's own border counts as a border: beyond it nothing is known.
     """
     radius = max(round(margin / 2.0), 1)
-    kept = mask.astype(np.float32)
+    side = 2 * radius + 1
     # an erosion, then a box blur of the same width, which stays inside the mask
-    for axis in (0, 1):
-        kept = ndimage.minimum_filter1d(kept, 2 * radius + 1, axis=axis, mode="constant", cval=0.0)
-    return _blurred(kept, 2 * radius + 1)
+    kept = cv2.erode(mask.astype(np.float32), _square(side), borderType=cv2.BORDER_CONSTANT, borderValue=0.0)
+    return _blurred(np.asarray(kept), side)
+
+
+def _square(side: int) -> np.ndarray:
+    """What OpenCV erodes and dilates with."""
+    return np.ones((side, side), np.uint8)
 
 
 def _blurred(image: np.ndarray, width: int) -> np.ndarray:
@@ -300,7 +323,7 @@ def _pixels_per_texel(seen_by: np.ndarray, atlas: Atlas) -> float:
 
 
 def _drawn(values: np.ndarray, vertices_world: Tensor, atlas: Atlas, box: Box, camera: Camera) -> np.ndarray:
-    """(h', w', 4) float32: vertex values (V, 4) on the mesh in the photo, at the resolution of `box.labels`; beside the
+    """(4, h', w') float32: vertex values (V, 4) on the mesh in the photo, at the resolution of `box.labels`; beside the
     mesh light is 1 and nothing is bare. Drawn coarsely, because they vary slowly."""
     height, width = box.labels.shape
     scale = min(1.0, 200.0 / max(height, width))
@@ -316,32 +339,33 @@ def _drawn(values: np.ndarray, vertices_world: Tensor, atlas: Atlas, box: Box, c
     corners = torch.from_numpy(values.astype(np.float32))[triangles[seen.triangle[covered]]]
     drawn[covered] = (corners * seen.barycentric[covered][..., None]).sum(1)
     large = functional.interpolate(drawn.permute(2, 0, 1)[None], (height, width), mode="bilinear", align_corners=False)
-    return np.asarray(large[0].permute(1, 2, 0).numpy())
+    return np.asarray(large[0].numpy())
 
 
 def _skin_likeness(linear: np.ndarray, skin: np.ndarray, face: np.ndarray, margin: float) -> np.ndarray:
     """(h, w) float32: 1 deep inside the `face`, elsewhere how much a pixel has this person's skin colour.
 
     Skin colour is a normal distribution of tint and log brightness over the `skin` further than `margin` px from the
-    face's border; likeness falls from 1 to 0 between Mahalanobis distances of 2.2 and 3.2. `linear` (h, w, 3) is
+    face's border; likeness falls from 1 to 0 between Mahalanobis distances of 2.2 and 3.2. `linear` (3, h, w) is
     without the light's changes.
     """
     deep = soft(face, margin) > 0.99
-    known = skin & deep
-    if known.sum() < 200:
+    known = np.flatnonzero(skin & deep)
+    if len(known) < 200:
         return face.astype(np.float32)
 
-    def features(rgb: np.ndarray) -> np.ndarray:
-        total = rgb.sum(1, keepdims=True) + 0.003
-        return np.concatenate([rgb[:, :2] / total, np.log(total) / 6.0], 1)
+    def features(pixels: np.ndarray) -> np.ndarray:
+        r, g, b = (channel.take(pixels) for channel in linear)
+        total = r + g + b + 0.003
+        return np.stack([r / total, g / total, np.log(total) / 6.0], 1)
 
-    sample = features(linear[known][:: max(int(known.sum()) // 5000, 1)])
+    sample = features(known[:: max(len(known) // 5000, 1)])
     mean, covariance = sample.mean(0), np.cov(sample.T) + 1e-5 * np.eye(3)
     likeness = np.ones(face.shape, np.float32)
-    rest = ~deep
-    away = features(linear[rest]) - mean
-    distance = np.sqrt(((away @ np.linalg.inv(covariance)) * away).sum(1))
-    likeness[rest] = (3.2 - distance).clip(0.0, 1.0)
+    rest = np.flatnonzero(~deep)
+    away = features(rest) - mean
+    x, y, z = ((away @ np.linalg.inv(covariance)) * away).T
+    likeness.ravel()[rest] = (3.2 - np.sqrt(x + y + z)).clip(0.0, 1.0)
     return likeness
 
 
@@ -361,9 +385,7 @@ def _free_of_strands(
     for _ in range(2):
         kept = weight * (1.0 - off)
         share = np.maximum(_blurred(kept, window), 1e-6)
-        around = np.stack([_blurred(kept * channel, window) for channel in np.moveaxis(colour, 2, 0)], -1)
-        difference = colour - around / share[..., None]
-        r, g, b = np.moveaxis(difference, 2, 0)  # one by one: numpy is slow over so short an axis
+        r, g, b = (channel - _blurred(kept * channel, window) / share for channel in colour)
         dark = -(r + g + b) / np.float32(3.0)
         tint = np.maximum(np.maximum(r, g), b) - np.minimum(np.minimum(r, g), b)
         if not inside.any():
@@ -372,12 +394,8 @@ def _free_of_strands(
         tint = tint / max(STRAND_TINT, USUAL_DIFFERENCE * float(np.median(tint[inside])))
         off = weight * (share > 0.02) * bare * (2.0 * np.maximum(dark, tint) - 1.0).clip(0.0, 1.0)
     thick, side = off, 2 * round(0.5 * THICKEST_STRAND * per_metre) + 1
-    for axis in (0, 1):
-        thick = ndimage.minimum_filter1d(thick, side, axis=axis)
-    for axis in (0, 1):
-        thick = ndimage.maximum_filter1d(thick, side, axis=axis)
+    thick = cv2.dilate(cv2.erode(thick, _square(side)), _square(side))
     off = np.maximum(off - thick * soft(face, FRINGE * per_metre), 0.0)
     margin = 2 * max(round(STRAND_MARGIN * per_metre), 1) + 1
-    for axis in (0, 1):
-        off = ndimage.maximum_filter1d(off, margin, axis=axis)
+    off = np.asarray(cv2.dilate(off, _square(margin)))
     return np.asarray(1.0 - _blurred(off, margin).clip(0.0, 1.0))

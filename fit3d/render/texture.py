@@ -104,18 +104,19 @@ def project_texture(
     known = np.zeros(len(texels), bool)
     known[direct.texels[direct.trust >= 1.0]] = True
     mirrored = source.read(wanted[~known[wanted]], across, atlas)
-    detail = even_out(mirrored.rgb, atlas.at(mirrored.texels, shading[partner]))
-    detail -= atlas.at(mirrored.texels, base.colours[partner])
-    filled = atlas.at(mirrored.texels, base.colours) + mirrored.trust[:, None] * detail
+    there = atlas.some(mirrored.texels)
+    detail = even_out(mirrored.rgb, there @ shading[partner])
+    detail -= there @ base.colours[partner]
+    filled = there @ base.colours + mirrored.trust[:, None] * detail
     if not delight:
-        filled = relight(filled, atlas.at(mirrored.texels, shading))
-    texels[mirrored.texels] = _bytes(filled)
+        filled = relight(filled, there @ shading)
+    _put(texels, mirrored.texels, filled)
 
     shown = even if delight else direct
     for ball, colours in paint_eyes(vertices.numpy(), model, atlas, shown, base.tone):
-        texels[ball] = _bytes(colours)
-    under = texels[direct.texels] / np.float32(255.0)
-    texels[direct.texels] = _bytes(under + direct.trust[:, None] * (shown.rgb - under))
+        _put(texels, ball, colours)
+    under = texels.take(direct.texels, axis=0) / np.float32(255.0)
+    _put(texels, direct.texels, under + direct.trust[:, None] * (shown.rgb - under))
     return Texture(_placed(texels, _background(final), atlas), light)
 
 
@@ -140,7 +141,7 @@ def _seen_by(vertices: Tensor, normals: Tensor, camera: Camera) -> np.ndarray:
 def _light(box: Box, seen_by: np.ndarray, normals: np.ndarray, atlas: Atlas, depth: DepthMap) -> Light | None:
     """The light by the face's skin in the photo; `normals` (V, 3), world."""
     facing = (seen_by[:, 3] > GRAZING_COSINE) & (seen_by[:, 2] > 1e-6)
-    few = np.flatnonzero((facing[atlas.triangles].any(1))[atlas.triangle] & (atlas.kind == FACE))
+    few = np.flatnonzero(facing[atlas.triangles].any(1).take(atlas.triangle) & (atlas.kind == FACE))
     few = few[:: max(len(few) // LIGHT_SAMPLES, 1)]
     at = atlas.at(few, np.column_stack([seen_by, normals, atlas.label == SKIN]).astype(np.float32))
     px = at[:, :2] / np.maximum(at[:, 2:3], 1e-6)
@@ -195,13 +196,23 @@ def place_texels(colours: np.ndarray, base: np.ndarray, atlas: Atlas) -> np.ndar
 
 def _placed(texels: np.ndarray, background: np.ndarray, atlas: Atlas) -> np.ndarray:
     """Place texels (N, 3) uint8 in the texture on a background (3,) uint8."""
-    flat = np.empty((atlas.size * atlas.size, 3), np.uint8)
-    # three bytes at a time: one index for each texel instead of three
-    whole, some = flat.view("V3")[:, 0], np.ascontiguousarray(texels).view("V3")[:, 0]
-    whole[:] = background.view("V3")[0]
+    image = np.empty((atlas.size, atlas.size, 3), np.uint8)
+    image[0] = background
+    image[1:] = image[0]
+    whole, some = _whole(image.reshape(-1, 3)), _whole(np.ascontiguousarray(texels))
     whole[atlas.texels] = some
     whole[atlas.padding] = some[atlas.padding_source]
-    return flat.reshape(atlas.size, atlas.size, 3)
+    return image
+
+
+def _put(texels: np.ndarray, ids: np.ndarray, colours: np.ndarray) -> None:
+    """Overwrite some (n,) of the texels (N, 3) uint8 with colours (n, 3) in [0, 1]."""
+    _whole(texels)[ids] = _whole(np.ascontiguousarray(_bytes(colours)))
+
+
+def _whole(texels: np.ndarray) -> np.ndarray:
+    """(N,) view of texels (N, 3) uint8, three bytes at a time: one index for each instead of three."""
+    return texels.view("V3")[:, 0]
 
 
 def _background(base: np.ndarray) -> np.ndarray:

@@ -52,12 +52,13 @@ class DepthMap:
         slope = np.sqrt(np.maximum(1.0 / np.maximum(cosine, 1e-3) ** 2 - 1.0, 0.0)).clip(max=STEEPEST)
         limit = depth - (SMALLEST_BIAS + 1.5 * slope * depth / self.focal_px)
         share = np.zeros(len(x), np.float32)
+        columns = [(column + right).clip(0, width - 1).astype(np.int64) for right in (0, 1)]
+        cells = self.depth.ravel()
         for down in (0, 1):
+            first = (row + down).clip(0, height - 1).astype(np.int64) * width
             for right in (0, 1):
-                c = (column + right).clip(0, width - 1).astype(np.int32)
-                r = (row + down).clip(0, height - 1).astype(np.int32)
                 weight = (fx if right else 1.0 - fx) * (fy if down else 1.0 - fy)
-                share += weight * (self.depth[r, c] >= limit)
+                share += weight * (cells.take(first + columns[right]) >= limit)
         return share
 
 

@@ -48,7 +48,9 @@ class Quadratic:
         """
         xx, xy, yy = stiffness[:, :, None].unbind(1)
         x, y = jacobian.unbind(1)
-        stiff = torch.stack([xx * x + xy * y, xy * x + yy * y], 1)
+        stiff = torch.empty_like(jacobian)
+        torch.add(xx * x, xy * y, out=stiff[:, 0])
+        torch.add(xy * x, yy * y, out=stiff[:, 1])
         return cls.from_rows(photo, jacobian, stiff, pull, photos)
 
     @classmethod
