@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -24,6 +26,7 @@ from fit3d.batch.local_storage import LocalStorage
 from fit3d.batch.options import BatchOptions
 from fit3d.batch.record import FaceRecord, Record, Status
 from fit3d.batch.work import Engine, Item, Result, Work, Workers
+from fit3d.commands import console
 from fit3d.commands.app import main
 from fit3d.config import FitConfig
 from fit3d.errors import UsageError
@@ -176,7 +179,7 @@ def test_touched_photos_are_noted_as_they_are_compared(
     for name in EVERY:
         (batch.photos / name).touch()
     monkeypatch.setattr(plan, "REFRESHED", 2)
-    monkeypatch.setattr(plan, "TELL_EVERY_S", -1.0)
+    monkeypatch.setattr(console, "LINE_EVERY_S", -1.0)
     sha256, read = LocalStorage.sha256, list[str]()
 
     def interrupted(self: LocalStorage, name: str) -> str:
@@ -189,12 +192,59 @@ def test_touched_photos_are_noted_as_they_are_compared(
         patched.setattr(LocalStorage, "sha256", interrupted)
         assert batch() == []
         assert batch.code == 130
-        assert "compared 1 of 4 photos with what was done" in capfd.readouterr().err
+        assert "comparing with what was done: 1 of 4 photos\n" in capfd.readouterr().err
         read.clear()
         assert batch() == []
         assert read == EVERY[2:]
     changed = batch.lines()
     assert all(changed[name]["version"] != line["version"] for name, line in first.items())
+
+
+def test_signs_of_life_before_anything_is_done(
+    batch: Batch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "LINE_EVERY_S", -1.0)
+    (tmp_path / "list.txt").write_text("".join(f"{batch.photos}/{name}\n" for name in EVERY))
+    counted = [f"comparing with what was done: {count} of 4 photos" for count in range(4)]
+    batch()
+    said = capfd.readouterr().err.splitlines()
+    assert said[:4] == [f"listing: {count} photos" for count in range(4)]
+    assert [line for line in said if line.startswith("comparing")] == counted
+    batch(source=f"@{tmp_path}/list.txt")
+    said = capfd.readouterr().err.splitlines()
+    assert said[:4] == [f"looking for: {count} of 4 photos" for count in range(4)]
+    done = [f"reading what was done: {count} photos" for count in range(4)]
+    assert [line for line in said if line.startswith(("reading", "comparing"))][:8] == [*done, *counted]
+    batch("--dry-run")
+    assert set(counted) < set(capfd.readouterr().err.splitlines())
+    batch("--quiet", "--retry-failed")
+    assert capfd.readouterr().err == "error: in/c.png: because it is no_face\n"
+    monkeypatch.setattr(console, "LINE_EVERY_S", 30.0)
+    batch()
+    assert "listing" not in capfd.readouterr().err
+
+
+def test_signs_of_life_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(console, "STATUS_EVERY_S", -1.0)
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    speaker = console.Console()
+    with speaker.counting() as tell:
+        tell("listing", 12345, None)
+        time.sleep(0.3)  # it is drawn by the clock
+        speaker.warn("[red]")
+        tell("comparing with what was done", 7, 12345)
+    shown = terminal.getvalue()
+    assert "listing: 12,345 photos" in shown and "comparing with what was done: 7 of 12,345 photos" in shown
+    assert "warning: [red]\n" in shown and shown.endswith("\x1b[2K")  # the line is empty again
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    with console.Console(quiet=True).counting() as tell:
+        tell("listing", 12345, None)
+    assert terminal.getvalue() == ""
 
 
 def test_retry_failed(batch: Batch) -> None:
@@ -677,6 +727,24 @@ def test_library_form(photos: Path, tmp_path: Path, engines: list[PretendEngine]
         list(fit3d.fit_batch(photos, out, delight=True))
     with pytest.raises(UsageError, match="focal"):
         fit3d.fit_batch(photos, out, focal_px=-1)
+
+
+def test_a_worker_that_meets_the_call_that_began_it_says_how_to_write_it(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    with pytest.raises(UsageError, match='below `if __name__ == "__main__":`'):
+        fit3d.fit_batch(photos, tmp_path / "out")
+
+
+def test_fit_does_not_write_among_the_results_of_a_batch(
+    photos: Path, tmp_path: Path, engines: list[PretendEngine], capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    list(fit3d.fit_batch(photos, out))
+    capfd.readouterr()
+    assert main(["fit", str(photos / "a.jpg"), "-o", str(out)]) == 2
+    assert capfd.readouterr().err.startswith(f"error: {out}: holds the results of `fit3d batch` ")
 
 
 def test_memory_does_not_grow_with_the_photos_that_are_done(

@@ -399,6 +399,17 @@ def test_output_folder_under_a_file(astronaut: Path, tmp_path: Path, capfd: pyte
         assert len(err.splitlines()) == 1
 
 
+@pytest.mark.parametrize("command", ["fit", "observe", "batch", "synthesise"])
+def test_an_empty_output_folder_is_not_the_current_one(
+    command: str, astronaut: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    photos = str(astronaut.parent if command == "batch" else astronaut)
+    assert main([command, photos, "-o", ""]) == 2
+    assert capfd.readouterr().err == "error: --out: an empty path; expected a folder, '.' is the current one\n"
+    assert names_in(tmp_path) == set()
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may write everywhere")
 def test_output_folder_without_permission(astronaut: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir(mode=0o555)
@@ -567,3 +578,28 @@ def test_as_a_process_it_is_silent_but_for_the_result(astronaut: Path, tmp_path:
     error, note = done.stderr.splitlines()
     assert "missing.jpg" in error and note.startswith("landmarks by ")
     assert done.stderr.startswith("error: ")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell")
+@pytest.mark.parametrize("command", ["fit", "batch"])
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
+def test_standard_streams_may_be_closed(command: str, closed: str, astronaut: Path, tmp_path: Path) -> None:
+    """Nothing is said there, nothing else changes, and no file that is opened takes their place."""
+    cli, photos, out = Path(__file__).resolve().parent.parent / "cli.py", tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    Image.open(astronaut).crop((120, 0, 360, 240)).resize((150, 150)).save(photos / "a.png")
+    Image.new("RGB", (64, 64)).save(photos / "b.png")  # is told of on stderr
+    given = [str(photos)] if command == "batch" else [str(photos / name) for name in ("a.png", "b.png")]
+    options = [*QUICK, "--loss", "landmarks", "--overlay", "none", "--format", "obj"]
+    arguments = [sys.executable, str(cli), command, *given, "-o", str(out), *options]
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 1
+    assert ("b.png: " in done.stderr) == ("2>&-" not in closed)
+    assert bool(done.stdout) == (">&-" not in closed.split())
+    assert {path.name for path in (out / "a").iterdir()} == {
+        *("a.json", "a.mtl", "a.obj", "a_neutral.obj", "a_parts.png", "a_texture.png")
+    }
+    for path in out.rglob("*"):
+        assert path.is_dir() or b"b.png: " not in path.read_bytes() or path.name.startswith(("results.", "index."))

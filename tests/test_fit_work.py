@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from fit3d.batch import fit_chunk
+from fit3d.batch import blame, fit_chunk
 from fit3d.batch.fit_chunk import ChunkFitter
 from fit3d.batch.fit_work import FitWork, PhotoItem
 from fit3d.batch.local_engine import LocalEngine
 from fit3d.batch.local_storage import LocalStorage
 from fit3d.batch.options import BatchOptions
 from fit3d.batch.record import FaceRecord, Record
+from fit3d.batch.source import AT_START
 from fit3d.batch.work import Workers
 from fit3d.commands.app import main
 from fit3d.config import ExportConfig, FitConfig
@@ -189,13 +190,14 @@ def test_what_fails_disturbs_no_other(
 
     def broken_texture(sighting: Any, *arguments: Any) -> Any:
         if sighting.photo.path.endswith("dark.png"):
-            raise MemoryError
+            raise RuntimeError("texture broke")
         return texture(sighting, *arguments)
 
     monkeypatch.setattr(MediapipeLandmarks, "detect", broken_detect)
     monkeypatch.setattr(fit_chunk, "fit_observations", broken_fits)
     monkeypatch.setattr(fit_chunk, "with_texture", broken_texture)
     monkeypatch.setattr(fit_chunk, "fitted_thumbnail", lambda reconstruction: 1 / 0)
+    monkeypatch.setattr(blame, "source_hash", lambda: AT_START)  # whoever edits fit3d meanwhile
     (tmp_path / "mirrored").write_text("a file where a folder is needed")
     (tmp_path / "cropped").mkdir()
     (tmp_path / "cropped" / "notes.txt").write_text("mine")
@@ -208,7 +210,7 @@ def test_what_fails_disturbs_no_other(
         "unexpected ValueError: detector broke",
         "",
         "cannot write OUT/mirrored: a file stands where a folder is needed; choose another folder",
-        "unexpected MemoryError: ",
+        "unexpected RuntimeError: texture broke",
         "nothing to go by",
         "OUT/again holds the observation of a photo, whose again_parts.png would be replaced; choose another folder "
         "(-o)",
@@ -271,7 +273,7 @@ def test_photos_that_go_away_end_the_run(how: str, tmp_path: Path, monkeypatch: 
     disk.mkdir()
     (disk / "other.txt").touch()
     fitter = object.__new__(ChunkFitter)
-    fitter._photos = LocalStorage(str(disk))
+    fitter._photos, fitter._source = LocalStorage(str(disk)), ""
     item = PhotoItem("a.jpg", 7, "v1", "a")
     job = fitter._load(item)
     assert isinstance(job.error, UnreadablePhotoError) and "no such file" in str(job.error)

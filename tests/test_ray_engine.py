@@ -22,13 +22,19 @@ from fit3d.batch.local_engine import LocalEngine
 from fit3d.batch.local_storage import LocalStorage
 from fit3d.batch.mark import marked
 from fit3d.batch.options import BatchOptions
-from fit3d.batch.work import Engine, Work, Workers
+from fit3d.batch.work import BrokenWorkerError, Engine, Work, Workers
 from fit3d.config import ExportConfig, FitConfig
 from fit3d.errors import UsageError
 
 ray = pytest.importorskip("ray", reason="needs the package ray")
 
-from ray.exceptions import ActorUnavailableError  # noqa: E402
+from ray.exceptions import (  # noqa: E402
+    ActorUnavailableError,
+    ObjectStoreFullError,
+    OwnerDiedError,
+    RayActorError,
+    RaySystemError,
+)
 
 from fit3d.batch import ray_cluster, ray_engine  # noqa: E402
 from fit3d.batch.ray_engine import RayEngine  # noqa: E402
@@ -65,6 +71,8 @@ class Squares(Work[int, str]):
     """Kill their worker."""
     kill_once: tuple[int, ...] = ()
     """Kill the first worker that meets them."""
+    useless: tuple[int, ...] = ()
+    """Leave their worker of no more use."""
     sleepers: tuple[int, ...] = ()
     full_disk: tuple[int, ...] = ()
     cannot_start: str = ""
@@ -86,6 +94,8 @@ class Squares(Work[int, str]):
                 mark.touch()
                 if item in self.killers or (item in self.kill_once and first_time):
                     os.kill(os.getpid(), signal.SIGKILL)
+                if item in self.useless:
+                    raise BrokenWorkerError("the GPU is gone")
                 if item in self.sleepers:
                     time.sleep(60)
                 if item in self.full_disk:
@@ -162,8 +172,114 @@ def test_a_worker_that_is_killed_from_outside_loses_nothing(tmp_path: Path) -> N
 
 def test_items_that_take_too_long_are_given_up(tmp_path: Path) -> None:
     work = Squares(tmp_path, sleepers=(1,))
-    lost = "lost: it took longer than 0.5 s"
+    lost = "lost: it took longer than 0.5 s (--timeout)"
     assert collect(RayEngine(Workers(2, chunk=3, timeout_s=0.5)), work, 6) == squares_of(6, {1: lost})
+
+
+def test_who_takes_too_long_alone_is_not_tried_again(tmp_path: Path) -> None:
+    work = Squares(tmp_path, sleepers=(1,))
+    lost = "lost: it took longer than 0.5 s (--timeout)"
+    assert collect(RayEngine(Workers(1, timeout_s=0.5)), work, 3) == squares_of(3, {1: lost})
+    assert work.begun() == [0, 1, 2]
+
+
+def test_a_worker_that_is_of_no_more_use_is_replaced(tmp_path: Path) -> None:
+    work = Squares(tmp_path, useless=(1,))
+    assert collect(RayEngine(Workers(1)), work, 3) == squares_of(3, {1: "lost: the GPU is gone"})
+    assert work.begun().count(1) == 2
+    assert len(list(tmp_path.glob("start-*"))) == 3
+
+
+class FailingRay:
+    """Ray, which fails with what workers were given, so many times."""
+
+    def __init__(self, error: Exception, times: int, kind: str = "do") -> None:
+        self.error, self.times, self.kind = error, times, kind
+        """'do': with the results of items, after they were made; 'start': of the start of a worker."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(ray, name)
+
+    def get(self, call: Any) -> Any:
+        outcome = ray.get(call)
+        if self.times and bool(outcome.results) == (self.kind == "do"):
+            self.times -= 1
+            raise self.error
+        return outcome
+
+
+OUT_OF_MEMORY = "Task was killed due to the node running low on memory."
+FAILURES = [
+    ObjectStoreFullError("the store is full"),
+    OwnerDiedError("ffff", "", ""),
+    RaySystemError("System error: cannot read what came"),
+    RayActorError(error_msg=OUT_OF_MEMORY),
+    RayActorError(error_msg="The actor died because its node has died."),
+]
+
+
+@pytest.mark.parametrize("error", FAILURES, ids=lambda error: str(error)[:24])
+def test_failures_of_ray_are_not_held_against_items(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_engine, "MOVES", 2)
+    monkeypatch.setattr(ray_engine, "ray", FailingRay(error, 2))
+    work = Squares(tmp_path)
+    assert collect(RayEngine(Workers(1)), work, 3) == squares_of(3)
+    assert work.begun() == [0, 1, 2, 0, 1]
+
+
+@pytest.mark.parametrize("error", FAILURES[2:4], ids=lambda error: str(error)[:24])
+def test_failures_of_ray_that_do_not_end_end_the_run(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No item counts as lost."""
+    monkeypatch.setattr(ray_engine, "MOVES", 1)
+    monkeypatch.setattr(ray_engine, "ray", FailingRay(error, 100))
+    results = dict[int, str]()
+    with pytest.raises(UsageError, match=r"^1: .*; 2 times in a row, and nothing is done any more$"):
+        collect_into(results, RayEngine(Workers(1)), Squares(tmp_path), range(3))
+    assert results == {}
+
+
+def test_an_item_that_moves_on_and_on_while_others_are_done_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_engine, "MOVES", 1)
+
+    class Choosy(FailingRay):
+        def get(self, call: Any) -> Any:
+            outcome = ray.get(call)
+            if outcome.results == ["1 on cpu"]:
+                raise self.error
+            return outcome
+
+    monkeypatch.setattr(ray_engine, "ray", Choosy(RayActorError(error_msg=OUT_OF_MEMORY), 0))
+    work = Squares(tmp_path)
+    lost = "lost: the process that fitted it was ended: its machine ran out of memory, 2 times"
+    assert collect(RayEngine(Workers(1)), work, 4) == squares_of(4, {1: lost})
+    assert work.begun() == [0, 1, 2, 3, 1]
+
+
+@pytest.mark.parametrize("error", FAILURES[2:4], ids=lambda error: str(error)[:24])
+def test_failures_of_ray_while_workers_start(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_engine, "ray", FailingRay(error, ray_engine.STARTS - 1, "start"))
+    assert collect(RayEngine(Workers(1)), Squares(tmp_path), 2) == squares_of(2)
+    monkeypatch.setattr(ray_engine, "ray", FailingRay(error, 100, "start"))
+    with pytest.raises(UsageError, match="no worker can start: "):
+        collect(RayEngine(Workers(1)), Squares(tmp_path), 2)
+
+
+def test_a_store_too_full_to_give_out_items_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        def __getattr__(self, name: str) -> Any:
+            if name == "wait":
+                raise ObjectStoreFullError("the store is full")
+            return getattr(ray, name)
+
+    monkeypatch.setattr(ray_engine, "ray", Full())
+    with pytest.raises(UsageError, match=r"^Ray failed: .*the store is full"):
+        collect(RayEngine(Workers(1)), Squares(tmp_path), 2)
 
 
 def test_a_pause_of_the_reader_is_not_held_against_an_item(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fit3d.batch.work import Work
+from fit3d.batch.work import BrokenWorkerError, Work
 from fit3d.errors import UsageError
 
 
@@ -67,3 +67,15 @@ def _perform(word: str) -> None:
         threading.Timer(float(value), os.kill, (os.getpid(), signal.SIGKILL)).start()
     elif name == "refuse":
         raise UsageError(value)
+    elif name == "useless":
+        raise BrokenWorkerError(value)
+    elif name == "import":
+        raise ImportError(value)
+
+
+@dataclass(frozen=True)
+class UnreadableWork(ToyWork):
+    """No worker can unpickle it, as where a class that it needs is gone."""
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return _perform, ("import cannot import name 'ToyWork'",)

@@ -17,9 +17,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from fit3d.batch.blame import raise_if_exhausted, raise_unless_of_photo
 from fit3d.batch.local_storage import LocalStorage
 from fit3d.batch.options import BatchOptions
 from fit3d.batch.record import STATUSES, FaceRecord, Record, Status
+from fit3d.batch.source import AT_START
 from fit3d.batch.storage import Storage
 from fit3d.batch.storages import is_url
 from fit3d.batch.thumbnail import fitted_thumbnail, photo_thumbnail, thumbnail_name
@@ -89,6 +91,8 @@ class PhotoJob:
     item: PhotoItem
     told: str
     """Path or URL, as results and messages say it."""
+    source: str
+    """See `FitWork`."""
     sha256: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     """Of the stages 'load' and 'observe', and 'write' where no face of it is written."""
@@ -102,14 +106,22 @@ class PhotoJob:
 class PhotoChunks(ABC, Generic[R]):
     """What a worker that fits photos holds from its start to its end; what becomes of the fits is a subclass's."""
 
-    def __init__(self, photos: Storage, options: BatchOptions, device: str, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        photos: Storage,
+        options: BatchOptions,
+        device: str,
+        threads: int | None = None,
+        source: str = AT_START,
+    ) -> None:
         """Loads the face model, and detector and parser where they can be; who needs them otherwise says what lacks.
 
-        `threads` read and write beside the fit; 0: it does so itself; None takes what suits the device.
+        `threads` read and write beside the fit; 0: it does so itself; None takes what suits the device. `source` is
+        that of the work.
         """
         check_device(device)
         _one_thread_each()
-        self._photos, self._options = photos, options
+        self._photos, self._options, self._source = photos, options, source
         self._config = replace(options.config, device=device)
         self._model = load_model(options.model)
         with suppress(UsageError):
@@ -149,7 +161,7 @@ class PhotoChunks(ABC, Generic[R]):
 
     def _load(self, item: PhotoItem) -> PhotoJob:
         storage, watch = self._photos, Stopwatch()
-        job = PhotoJob(item, _told_path(storage, item.photo))
+        job = PhotoJob(item, _told_path(storage, item.photo), self._source)
         with watch.stage("load"):
             try:
                 with storage.fetch(item.photo) as path:
@@ -160,6 +172,7 @@ class PhotoChunks(ABC, Generic[R]):
                         raise type(error)(_without_path(str(error), str(path))) from error
                 job.photo, job.sha256 = replace(photo, path=job.told), photo.sha256
             except OSError as error:
+                raise_if_exhausted(error)
                 job.error = UnreadablePhotoError(f"cannot be read ({error.strerror or error})")
             except Exception as error:
                 if concerns_all(error):
@@ -240,7 +253,7 @@ class ChunkFitter(PhotoChunks[Record]):
 
     def __init__(self, work: FitWork, device: str, threads: int | None = None) -> None:
         """See `PhotoChunks`."""
-        super().__init__(work.photos, work.options, device, threads)
+        super().__init__(work.photos, work.options, device, threads, work.source)
         self._results = work.results
 
     def _write(self, job: PhotoJob) -> Record:
@@ -293,7 +306,7 @@ def photo_record(job: PhotoJob, options: BatchOptions) -> Record:
     """The manifest's line of a photo, whose faces are as far as they got."""
     faces = tuple(_face_record(face) for face in job.faces)
     if job.error is not None:
-        status, message = _failure(job.error, job.told)
+        status, message = _failure(job.error, job)
     else:
         status = max((face.status for face in faces), key=STATUSES.index)
         message = "; ".join(_numbered(face, len(faces) > 1) for face in faces if face.message)
@@ -321,7 +334,7 @@ def photo_record(job: PhotoJob, options: BatchOptions) -> Record:
 
 def _face_record(job: FaceJob) -> FaceRecord:
     if job.error is not None:
-        status, message = _failure(job.error, job.owner.told)
+        status, message = _failure(job.error, job.owner)
         return FaceRecord(job.number, status, message, None, None, None)
     assert job.fitted is not None
     message = "; ".join(_without_path(warning, job.owner.told).rstrip(".") for warning in job.warnings)
@@ -333,12 +346,13 @@ def _numbered(face: FaceRecord, is_one_of_several: bool) -> str:
     return f"face {face.face}: {face.message}" if is_one_of_several else face.message
 
 
-def _failure(error: Exception, path: str) -> tuple[Status, str]:
-    """Status word and message, which does not repeat the photo's path."""
+def _failure(error: Exception, job: PhotoJob) -> tuple[Status, str]:
+    """Status word and message, which does not repeat the photo's path. Raises what the photo is not to blame for."""
     if isinstance(error, PhotoError):
-        return cast(Status, error.status), _without_path(str(error), path)
+        return cast(Status, error.status), _without_path(str(error), job.told)
     if isinstance(error, Fit3dError):
-        return "failed", _without_path(str(error), path)
+        return "failed", _without_path(str(error), job.told)
+    raise_unless_of_photo(error, job.source)
     return "failed", printable(f"unexpected {type(error).__name__}: {' '.join(str(error).split())}")
 
 

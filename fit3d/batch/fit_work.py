@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fit3d.batch.mark import Mark
 from fit3d.batch.options import BatchOptions
 from fit3d.batch.record import Record
+from fit3d.batch.source import AT_START
 from fit3d.batch.storage import Storage
 from fit3d.batch.storages import is_of_one_process, is_url
 from fit3d.batch.work import Work
@@ -48,12 +49,17 @@ class FitWork(Work[PhotoItem, Record]):
     options: BatchOptions
     mark: Mark | None = None
     """Of OUT, to be found by the workers."""
+    source: str = AT_START
+    """Hash of the fit3d that gives out the work, see `raise_unless_of_photo`."""
 
     def start(self, device: str) -> Callable[[Sequence[PhotoItem]], list[Record]]:
         """Loads face model, detector and parser. Raises UsageError, ModelFileError."""
         from fit3d.batch.fit_chunk import ChunkFitter
 
         return ChunkFitter(self, device).fit
+
+    def name(self, item: PhotoItem) -> str:
+        return item.photo
 
     def check_shared(self) -> None:
         here, alike = socket.gethostname(), "must be at the same path, or URL, on all machines"

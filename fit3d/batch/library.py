@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from fit3d.batch.listing import Selection
-from fit3d.batch.manifest import Shard
 from fit3d.batch.options import BatchOptions
 from fit3d.batch.plan import Call
-from fit3d.batch.prepare import TIMEOUT_S, prepare, workers_for
+from fit3d.batch.prepare import TIMEOUT_S, Asked, prepare, workers_for
 from fit3d.batch.record import Record
 from fit3d.batch.run import make_engine, opened
 from fit3d.batch.work import Engine
@@ -107,16 +106,9 @@ def fit_batch(
         parts=None if parts is None else os.fspath(parts),
         landmarks_files=None if landmarks_files is None else os.fspath(landmarks_files),
     )
-    prepared = prepare(
-        os.fspath(photos) if isinstance(photos, str | Path) else [os.fspath(photo) for photo in photos],
-        os.fspath(out),
-        options,
-        selection=Selection(recursive, tuple(include), tuple(exclude), follow_links),
-        root=None if root is None else os.fspath(root),
-        shard=None if shard is None else Shard.parse(f"{shard[0]}/{shard[1]}"),
-        retry_failed=retry_failed,
-        force=force,
-    )
+    selection = Selection(recursive, tuple(include), tuple(exclude), follow_links)
+    asked = Asked.by_python(photos, selection, root, shard, retry_failed, force)
+    prepared = prepare(asked, os.fspath(out), options)
     for warning in prepared.warnings:
         warnings.warn(warning, stacklevel=2)
     shared_out = workers_for(devices or [config.device], workers, batch_size, timeout_s, address is not None)

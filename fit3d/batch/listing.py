@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from fit3d.batch.manifest import MANIFEST
 from fit3d.batch.options import OPTIONS_FILE
-from fit3d.batch.storage import Entry, Storage
+from fit3d.batch.storage import Entry, OnProgress, Storage, say_nothing
 from fit3d.batch.storages import is_url, local_path, redacted, storage_at
 from fit3d.errors import UsageError
 from fit3d.photo import image_endings, is_image
@@ -43,6 +43,9 @@ class Selection:
     """Whether to go into folders that are symbolic links."""
 
 
+ALL = Selection()
+
+
 @dataclass(frozen=True)
 class Listing:
     """The photos of a call."""
@@ -59,7 +62,7 @@ class Listing:
     """What is probably not as the user meant it."""
 
 
-def list_folder(folder: str, selection: Selection, out: str) -> Listing:
+def list_folder(folder: str, selection: Selection, out: str, tell: OnProgress = say_nothing) -> Listing:
     """The photos in a folder, given as path or URL.
 
     A photo is a regular file, or a link to one, with the ending of an image, or without any ending but with the first
@@ -81,6 +84,7 @@ def list_folder(folder: str, selection: Selection, out: str) -> Listing:
     entries: list[Entry] = []
     try:
         for entry in storage.entries(recursive=selection.recursive, unreadable=unreadable, linked=linked):
+            tell("listing", len(entries), None)
             if exclude is not None and _matches(exclude, entry.name):
                 continue
             head, _, tail = entry.name.rpartition("/")
@@ -109,7 +113,11 @@ def list_folder(folder: str, selection: Selection, out: str) -> Listing:
 
 
 def list_paths(
-    paths: Iterable[str], root: str | None, earlier_root: str | None = None, source: str = "the list"
+    paths: Iterable[str],
+    root: str | None,
+    earlier_root: str | None = None,
+    source: str = "the list",
+    tell: OnProgress = say_nothing,
 ) -> Listing:
     """Photos that are named one by one, whatever their endings; those that do not exist are told of again when their
     turn comes.
@@ -120,6 +128,7 @@ def list_paths(
             deepest one that holds all.
         earlier_root: of the earlier call on the same OUT.
         source: what messages call the list.
+        tell: see `OnProgress`; likewise of `list_folder`.
 
     Raises:
         UsageError: no paths, none of a file, or one outside `root`.
@@ -146,8 +155,11 @@ def list_paths(
         if not name:
             raise UsageError(f"{source}: {redacted(path)} lies outside --root {redacted(root)}")
         names.append(name)
-    found = zip(names, storage.entries_of(names), strict=True)
-    entries = sorted((entry or Entry(name, None, None) for name, entry in found), key=lambda entry: entry.name)
+    entries: list[Entry] = []
+    for name, entry in zip(names, storage.entries_of(names), strict=True):
+        tell("looking for", len(entries), len(names))
+        entries.append(entry or Entry(name, None, None))
+    entries.sort(key=lambda entry: entry.name)
     missing = [entry.name for entry in entries if entry.size is None]
     if not missing:
         return Listing(storage, redacted(root), entries)
@@ -224,7 +236,7 @@ def _matches(pattern: re.Pattern[str], name: str) -> bool:
 def _no_folder(folder: str) -> str:
     if os.path.exists(folder):
         return f"{folder}: not a folder; a single photo is for `fit3d fit`, a list of photos is written @{folder}"
-    return f"{folder}: no such folder"
+    return f"{folder}: no such photo or folder"
 
 
 def _full(path: str) -> str:

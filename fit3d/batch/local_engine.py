@@ -23,13 +23,15 @@ from typing import Any, Generic
 from pebble import ProcessExpired, ProcessPool
 
 from fit3d.batch.memory import keep_freed_memory
-from fit3d.batch.work import Engine, Item, Result, Work, Workers
+from fit3d.batch.work import BrokenWorkerError, Engine, Item, Losses, Result, Work, Workers
 from fit3d.errors import UsageError
 
 STARTS = 3
-"""Times in a row that a worker may die while it starts, before the run ends."""
+"""Times in a row that a worker may die while it starts, or send what cannot be read, before the run ends."""
 LOOK_EVERY_S = 1.0
 """How often it is asked, while nothing finishes, whether to stop and whether all busy workers are still there."""
+_UNREADABLE = "Unpicklable object"
+"""In what pebble says of a result that cannot be read."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 """Tell native libraries, while they load, how many threads to start."""
 
@@ -69,6 +71,14 @@ class _WorkerDiedError(Exception):
     """The message says how, as a sentence without full stop."""
 
 
+class _OverdueError(_WorkerDiedError):
+    """It was ended, as its items took too long."""
+
+
+class _PoolBrokeError(_WorkerDiedError):
+    """What came of its items cannot be read, which is not their fault."""
+
+
 @dataclass(frozen=True)
 class _Outcome:
     """What a call in a worker came to; an exception that a pool raises is its own."""
@@ -90,6 +100,7 @@ class _Run(Generic[Item, Result]):
     """Items whose worker died: tried once more, each by itself."""
     error: Exception | None = None
     """What ends the run, once everything in flight is done."""
+    losses: Losses = field(default_factory=Losses)
 
     def results(self) -> Iterator[tuple[Item, Result]]:
         self._occupy()
@@ -110,7 +121,7 @@ class _Run(Generic[Item, Result]):
                 chunk, is_last_try = self._next_chunk()
                 if not chunk:
                     return
-                slot.begin(chunk, is_last_try, self.workers.timeout_s)
+                slot.begin(chunk, is_last_try, self.workers)
 
     def _next_chunk(self) -> tuple[list[Item], bool]:
         """Items, and whether they are tried for the last time; none where nothing more is to be begun."""
@@ -131,32 +142,37 @@ class _Run(Generic[Item, Result]):
         try:
             outcome = slot.outcome()
         except _WorkerDiedError as death:
-            return self._bury(slot, str(death))
+            return self._bury(slot, death)
         except Exception as error:
             slot.leave()
             self.error = self.error or error
             return []
         if outcome is None:
             return []
+        if isinstance(outcome.error, BrokenWorkerError):
+            return self._bury(slot, _WorkerDiedError(str(outcome.error)))
         chunk = slot.leave()
         if outcome.error is not None:
             self.error = self.error or outcome.error
             return []
         assert len(outcome.results) == len(chunk), "a work returns one result for each item"
+        slot.failed_starts = 0
+        self.losses.done()
         return list(zip(chunk, outcome.results, strict=True))
 
-    def _bury(self, slot: _Slot[Item], reason: str) -> list[tuple[Item, Result]]:
-        """Go on after a worker died: its items are tried again, or are lost if they were."""
-        is_last_try, began = slot.is_last_try, slot.has_started
+    def _bury(self, slot: _Slot[Item], death: _WorkerDiedError) -> list[tuple[Item, Result]]:
+        """Go on after a worker died: its items are tried again, or are lost if they were, or took too long alone."""
+        is_last_try, began = slot.is_last_try, slot.has_started and not isinstance(death, _PoolBrokeError)
         chunk = slot.leave()
         slot.stop()
         slot.join()
-        if began and is_last_try:
-            return [(item, self.work.lost(item, reason)) for item in chunk]
-        if not began and slot.failed_starts >= STARTS:
-            self.error = self.error or UsageError(
-                f"a worker on {slot.device} cannot start: {reason}; fewer workers need less memory (--workers)"
-            )
+        slot.failed_starts = 0 if began else slot.failed_starts + 1
+        if began and (is_last_try or (isinstance(death, _OverdueError) and len(chunk) == 1)):
+            self.error = self.error or self.losses.lost(str(death))
+            return [(item, self.work.lost(item, str(death))) for item in chunk]
+        if slot.failed_starts >= STARTS:
+            hint = "fewer workers need less memory (--workers)" if "memory" in str(death) else "see what it said above"
+            self.error = self.error or UsageError(f"a worker on {slot.device} cannot start: {death}; {hint}")
         if began or is_last_try:
             self.again.extend(chunk)
         else:
@@ -175,18 +191,18 @@ class _Slot(Generic[Item]):
     is_last_try: bool = False
     has_started: bool = False
     failed_starts: int = 0
-    """In a row."""
+    """In a row, with nothing done in between."""
     _chunk: list[Item] = field(default_factory=list)
-    _timeout_s: float | None = None
-    """Of the chunk."""
+    _workers: Workers | None = None
+    """Says how long the chunk may take."""
     _pool: ProcessPool | None = None
     _pid: Future[int] | None = None
     _missing_since: float | None = None
 
-    def begin(self, chunk: list[Item], is_last_try: bool, timeout_s: float | None) -> None:
-        """Give it items, which may take `timeout_s` together: after it each is tried by itself."""
+    def begin(self, chunk: list[Item], is_last_try: bool, workers: Workers) -> None:
+        """Give it items, which may take `workers.timeout_s` together."""
         self._chunk, self.is_last_try = chunk, is_last_try
-        self._timeout_s = timeout_s
+        self._workers = workers
         if self._pool is not None and not self._pool.active:  # it died while it had nothing to do
             self.stop()
             self.join()
@@ -201,37 +217,32 @@ class _Slot(Generic[Item]):
             self._do()
 
     def _do(self) -> None:
-        assert self._pool is not None
-        self.future = self._pool.schedule(_do, args=(self._chunk,), timeout=self._timeout_s)
+        assert self._pool is not None and self._workers is not None
+        self.future = self._pool.schedule(_do, args=(self._chunk,), timeout=self._workers.timeout_s)
 
     def outcome(self) -> _Outcome | None:
         """Of the chunk, or of a start that failed; None while it is at work. Raises _WorkerDiedError."""
         assert self.future is not None
         if not self.future.done():
             if self._is_missing():
-                self._count_start(False)
                 raise _WorkerDiedError("the process that fitted it ended")
             return None
         try:
             outcome = self.future.result()
         except ProcessExpired as error:
-            self._count_start(False)
             raise _WorkerDiedError(_how_it_ended(error.exitcode)) from error
-        except BrokenProcessPool as error:  # it died before it took what it was given
-            self._count_start(False)
-            raise _WorkerDiedError("the process that was to fit it ended") from error
+        except BrokenProcessPool as error:
+            if _UNREADABLE in str(error):
+                raise _PoolBrokeError("the process that fitted it sent what this one cannot read") from error
+            raise _WorkerDiedError("the process that was to fit it ended") from error  # before pebble saw it begin
         except (TimeoutError, FutureTimeoutError) as error:
-            raise _WorkerDiedError(f"it took longer than {self._timeout_s:g} s") from error
+            assert self._workers is not None
+            raise _OverdueError(self._workers.overdue) from error
         if self.has_started or outcome.error is not None:
             return outcome
-        self._count_start(True)
+        self.has_started = True
         self._do()
         return None
-
-    def _count_start(self, succeeded: bool) -> None:
-        if not self.has_started:
-            self.has_started = succeeded
-            self.failed_starts = 0 if succeeded else self.failed_starts + 1
 
     def _is_missing(self) -> bool:
         """Whether the process ended without a word. pebble tells it of all exit codes but 0, a moment later."""

@@ -16,7 +16,7 @@ from hashlib import sha256
 from typing import IO
 
 from fit3d.batch.record import Record
-from fit3d.batch.storage import Storage
+from fit3d.batch.storage import OnProgress, Storage, say_nothing
 from fit3d.errors import LockedError, UsageError
 from fit3d.export.files import usage_errors
 
@@ -141,10 +141,11 @@ class Snapshot:
     def __exit__(self, *error: object) -> None:
         self._copy.close()
 
-    def add(self, manifest: str, out: Storage) -> None:
+    def add(self, manifest: str, out: Storage, tell: OnProgress = say_nothing) -> None:
         """Take up the lines of a manifest."""
         last = ""
         for number, raw in enumerate(out.read_lines(manifest), 1):
+            tell("reading what was done", len(self.lines), None)
             try:
                 record = self.record_type.from_line(raw)
             except ValueError as error:
@@ -196,7 +197,12 @@ class Snapshot:
         return self._copy.read(line.length)
 
 
-def read_manifests(out: Storage, names: Sequence[str] | None = None, record_type: type[Record] = Record) -> Snapshot:
+def read_manifests(
+    out: Storage,
+    names: Sequence[str] | None = None,
+    record_type: type[Record] = Record,
+    tell: OnProgress = say_nothing,
+) -> Snapshot:
     """The lines that count in these manifests, or in all that are in OUT.
 
     Raises:
@@ -207,7 +213,7 @@ def read_manifests(out: Storage, names: Sequence[str] | None = None, record_type
         snapshot = Snapshot(record_type=record_type)
         try:
             for name in names:
-                snapshot.add(name, out)
+                snapshot.add(name, out, tell)
         except BaseException:
             snapshot._copy.close()
             raise

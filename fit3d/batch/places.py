@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 
-from fit3d.export.files import output_folder, safe_stem
+from fit3d.export.files import folded, output_folder, safe_stem
 
 OWN_NAMES = ("batch.json", "index.html", "results.jsonl", "results.parquet", "thumbnails")
 """What a batch itself keeps in OUT, beside hidden files."""
@@ -25,7 +25,8 @@ def places(
     """The folder of each photo's result, relative to OUT: for 'a/b/c.jpg' it is 'a/b/c'.
 
     Where a name is taken, by a photo of the same stem or by a folder of photos, '-2', '-3', ... follows; names that
-    differ only in case count as the same. A photo keeps the folder that it had, whatever photos came since.
+    are alike to some file system count as the same, see `folded`. A photo keeps the folder that it had, whatever
+    photos came since.
 
     Shards, which do not see what others are about to write, call photos of the same stem by their whole names,
     'a/c.jpg' and 'a/c.png': a number would depend on which photos there were when each shard began.
@@ -39,7 +40,7 @@ def places(
     """
     had = dict(earlier)
     used: dict[str, set[str]] = defaultdict(set)
-    used[""].update(name.casefold() for name in taken)
+    used[""].update(map(folded, taken))
     last: dict[str, dict[str, int]] = defaultdict(dict)
     folders = {"": ""}
     for photo, place in had.items():
@@ -63,14 +64,14 @@ def _keep(photo: str, place: str, folders: dict[str, str], used: dict[str, set[s
         return  # nothing that we wrote
     for source, target in zip((sources, *sources.parents), (targets, *targets.parents), strict=True):
         if target != PurePosixPath():
-            used[_parent(str(target))].add(target.name.casefold())
+            used[_parent(str(target))].add(folded(target.name))
         if source != sources:
             folders.setdefault(_text(source), _text(target))
 
 
 def _stem_in_folder(name: str) -> tuple[str, str]:
     """Alike for photos that would have one folder."""
-    return _parent(name), safe_stem(PurePosixPath(name).stem).casefold()
+    return _parent(name), folded(safe_stem(PurePosixPath(name).stem))
 
 
 def _new(parent: str, stem: str, used: dict[str, set[str]], last: dict[str, dict[str, int]]) -> str:

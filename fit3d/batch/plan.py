@@ -16,7 +16,7 @@ from fit3d.batch.manifest import MANIFEST, Shard, Snapshot, forced_at
 from fit3d.batch.options import BatchOptions
 from fit3d.batch.places import OWN_NAMES, places
 from fit3d.batch.record import Record, Status
-from fit3d.batch.storage import Entry, Storage
+from fit3d.batch.storage import Entry, OnProgress, Storage, say_nothing
 from fit3d.batch.storages import is_url, redacted, storage_at
 from fit3d.batch.thumbnail import THUMBNAILS
 from fit3d.config import Format
@@ -28,9 +28,6 @@ LANDMARK_ENDINGS = (".json", ".pts", ".txt", ".csv")
 LABEL_ENDINGS = (".png",)
 TICK_S = 0.001
 """Between the times that two records of one photo finished, at least."""
-
-TELL_EVERY_S = 5.0
-"""While a plan is made."""
 REFRESHED = 1000
 """Records of photos that were touched but are the same, after which they are noted."""
 
@@ -45,13 +42,14 @@ class Given:
     """By name without ending."""
 
     @classmethod
-    def read(cls, option: str, folder: str, endings: tuple[str, ...]) -> Given:
+    def read(cls, option: str, folder: str, endings: tuple[str, ...], tell: OnProgress = say_nothing) -> Given:
         """All files in `folder`. Raises UsageError."""
         if is_url(folder):
             raise UsageError(f"{option} {redacted(folder)}: expected a folder on a disk that all workers can read")
         files: dict[str, Entry] = {}
         try:
             for entry in storage_at(folder).entries():
+                tell(f"listing the files of {option} for", len(files), None)
                 path = PurePosixPath(entry.name)
                 if path.suffix.lower() in endings:
                     stem = str(path.with_suffix(""))
@@ -147,14 +145,14 @@ def make_plan(
     call: Call,
     snapshot: Snapshot,
     earlier: Mapping[str, float],
-    tell: Callable[[str], None] | None = None,
+    tell: OnProgress = say_nothing,
     keep: Callable[[Sequence[Record]], None] | None = None,
 ) -> Plan:
     """Compare the photos with what the manifests tell. Photos are read only where their time of change differs.
 
     Args:
         earlier: when earlier calls had --force, see `StoredOptions.forced_at`.
-        tell: takes a word to the user now and then, if it takes long.
+        tell: see `OnProgress`.
         keep: takes records of photos that were touched but are the same, a thousand at a time: of very many photos
             that are read, an interruption loses few. The plan has the last ones.
     """
@@ -165,11 +163,8 @@ def make_plan(
     taken = relative(call.listing.root, absolute(call.out.root)) or ""
     own_names = (*call.own_names, taken.partition("/")[0])
     where = list(places(names, snapshot.places(), every_face, own_names, call.shard is not None))
-    next_word = time.monotonic() + TELL_EVERY_S
     for number, (entry, place) in enumerate(zip(call.listing.entries, where, strict=True)):
-        if tell is not None and time.monotonic() > next_word:
-            tell(f"compared {number} of {len(where)} photos with what was done; those that were touched are read")
-            next_word = time.monotonic() + TELL_EVERY_S
+        tell("comparing with what was done", number, len(where))
         if call.shard is not None and not call.shard.holds(entry.name):
             continue
         given = call.given_to(entry.name)

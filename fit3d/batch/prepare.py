@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from fit3d.batch.listing import Listing, Selection, absolute, list_folder, list_paths
+from fit3d.batch.listing import ALL, Selection, absolute, list_folder, list_paths
 from fit3d.batch.manifest import Shard
 from fit3d.batch.options import BatchOptions, StoredOptions, read_options
 from fit3d.batch.plan import LABEL_ENDINGS, LANDMARK_ENDINGS, Call, Given
+from fit3d.batch.storage import OnProgress, say_nothing
 from fit3d.batch.storages import storage_at
 from fit3d.batch.work import Workers
 from fit3d.checks import check_device, check_positive, check_whole
@@ -26,6 +29,46 @@ TIMEOUT_S = 600.0
 """A photo that takes longer is given up."""
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Which photos a call is about, and what of them is done again."""
+
+    photos: str | Sequence[str]
+    """Path or URL of a folder, or those of photos."""
+    selection: Selection = ALL
+    """Which files of the folder."""
+    root: str | None = None
+    """Of a list, see `list_paths`."""
+    source: str = "the list"
+    """What messages call a list."""
+    shard: Shard | None = None
+    """The photos that are this call's."""
+    retry_failed: bool = False
+    """Whether photos that failed are tried again."""
+    force: bool = False
+    """Whether all are done again, and other options than the earlier call's are allowed."""
+
+    @classmethod
+    def by_python(
+        cls,
+        photos: str | Path | Iterable[str | Path],
+        selection: Selection,
+        root: str | Path | None,
+        shard: tuple[int, int] | None,
+        retry_failed: bool,
+        force: bool,
+    ) -> Asked:
+        """As the functions of the library are called. Raises UsageError."""
+        return cls(
+            photos=os.fspath(photos) if isinstance(photos, str | Path) else [os.fspath(photo) for photo in photos],
+            selection=selection,
+            root=None if root is None else os.fspath(root),
+            shard=None if shard is None else Shard.parse(f"{shard[0]}/{shard[1]}"),
+            retry_failed=retry_failed,
+            force=force,
+        )
+
+
 @dataclass
 class Prepared:
     """A call that can begin."""
@@ -36,45 +79,32 @@ class Prepared:
 
 
 def prepare(
-    photos: str | Iterable[str],
-    out: str,
-    options: BatchOptions,
-    *,
-    selection: Selection | None = None,
-    root: str | None = None,
-    source: str = "the list",
-    shard: Shard | None = None,
-    retry_failed: bool = False,
-    force: bool = False,
-    call_type: type[Call] = Call,
+    asked: Asked, out: str, options: BatchOptions, tell: OnProgress = say_nothing, call_type: type[Call] = Call
 ) -> Prepared:
     """Find the photos and check that they can be fitted. Nothing is written.
 
     Args:
-        photos: path or URL of a folder, or those of photos.
+        asked: the photos.
         out: path or URL of the results.
         options: as the user said them; 'auto' takes the backends of an earlier call, if there was one.
-        selection: which files of the folder.
-        root: see `list_paths`.
-        source: what messages call the photos' paths.
-        shard: the photos that are this call's.
-        retry_failed: whether photos that failed are tried again.
-        force: whether all are fitted again, and other options than the earlier call's are allowed.
+        tell: see `OnProgress`.
         call_type: what is done with the photos.
 
     Raises:
-        UsageError: no photos, a backend or face model that is not there, a folder that cannot be read.
+        UsageError: no photos, a backend or face model that is not there, a folder that cannot be read; a script that
+            begins a batch whenever it is loaded.
         ModelFileError: the face model is damaged.
     """
+    _check_not_loading()
     results = storage_at(out)
-    earlier = None if force else read_options(results)
-    if isinstance(photos, str):
-        listing = list_folder(photos, selection or Selection(), out)
+    earlier = None if asked.force else read_options(results)
+    if isinstance(asked.photos, str):
+        listing = list_folder(asked.photos, asked.selection, out, tell)
     else:
-        listing = list_paths(photos, root, earlier.photos if earlier else None, source)
+        listing = list_paths(asked.photos, asked.root, earlier.photos if earlier else None, asked.source, tell)
     prepared = Prepared(Call(listing, results, options), list(listing.notes), list(listing.warnings))
-    parts = _given("--parts", options.parts, LABEL_ENDINGS, listing, prepared)
-    landmarks_files = _given("--landmarks-file", options.landmarks_files, LANDMARK_ENDINGS, listing, prepared)
+    parts = _given("--parts", options.parts, LABEL_ENDINGS, prepared, tell)
+    landmarks_files = _given("--landmarks-file", options.landmarks_files, LANDMARK_ENDINGS, prepared, tell)
     options = replace(
         options,
         landmarks=_backend("landmark detector", options.landmarks, earlier, landmarks_files, prepared),
@@ -83,7 +113,9 @@ def prepare(
         landmarks_files=None if landmarks_files is None else landmarks_files.folder,
     )
     load_model(options.model)
-    prepared.call = call_type(listing, results, options, parts, landmarks_files, shard, retry_failed, force)
+    prepared.call = call_type(
+        listing, results, options, parts, landmarks_files, asked.shard, asked.retry_failed, asked.force
+    )
     return prepared
 
 
@@ -120,26 +152,35 @@ def workers_for(
     )
 
 
+def _check_not_loading() -> None:
+    """Raises UsageError in a worker that is still loading the program which began the batch and meets its call."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise UsageError(
+            'a batch starts processes, which load the program again: call it below `if __name__ == "__main__":`'
+        )
+
+
 def _cores() -> int:
     """That this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _given(
-    option: str, folder: str | None, endings: tuple[str, ...], listing: Listing, prepared: Prepared
+    option: str, folder: str | None, endings: tuple[str, ...], prepared: Prepared, tell: OnProgress
 ) -> Given | None:
     if folder is None:
         return None
-    given = Given.read(option, absolute(folder), endings)
-    missing = sum(given.of(entry.name) is None for entry in listing.entries)
-    if missing == len(listing.entries):
+    entries = prepared.call.listing.entries
+    given = Given.read(option, absolute(folder), endings, tell)
+    missing = sum(given.of(entry.name) is None for entry in entries)
+    if missing == len(entries):
         raise UsageError(
             f"{option} {folder}: no file in it is named as any photo is; for a/b/c.jpg it is a/b/c{endings[0]}"
         )
     if missing:
         who = "parser" if option == "--parts" else "detector"
         prepared.warnings.append(
-            f"{missing} of {len(listing.entries)} photos have no file in {option} {folder}; the {who} looks at them"
+            f"{missing} of {len(entries)} photos have no file in {option} {folder}; the {who} looks at them"
         )
     return given
 

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic
 
 import ray
@@ -18,13 +18,14 @@ from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTa
 from fit3d import __version__
 from fit3d.batch.memory import keep_freed_memory
 from fit3d.batch.ray_cluster import check_room, connected, first_line, no_messages_on_stdout
-from fit3d.batch.work import Engine, Item, Result, Work, Workers
+from fit3d.batch.ray_failures import LOST_MACHINE, Cause, cause_of, how_it_ended, told_start
+from fit3d.batch.work import BrokenWorkerError, Engine, Item, Losses, Result, Work, Workers
 from fit3d.errors import UsageError
 
 STARTS = 3
 """Times in a row that a worker may die while it starts, before its place is given up."""
 MOVES = 5
-"""Times that an item may lose its machine, which is not held against it, before it counts as lost."""
+"""Times that an item may lose its machine, or Ray fail with it: see `_Run._move`."""
 LOOK_EVERY_S = 1.0
 """How often it is asked, while nothing finishes, whether to stop and whether an item takes too long."""
 UNSEEN_S = 60.0
@@ -32,7 +33,6 @@ UNSEEN_S = 60.0
 lost."""
 ROOM_S = 20.0
 """A worker that was not made after so long waits for room in the cluster."""
-_LOST_MACHINE = "the machine that fitted it was lost"
 
 
 class RayEngine(Engine):
@@ -71,6 +71,8 @@ class RayEngine(Engine):
             run = _Run(work, iter(items), self.workers, share, lambda: self._stopped, self.tell)
             try:
                 yield from run.results()
+            except RayError as error:  # of what was asked of Ray, such as a store that is full
+                raise UsageError(f"Ray failed: {first_line(error)}") from error
             finally:
                 run.dismiss()
 
@@ -100,7 +102,9 @@ class _Task(Generic[Item]):
     deaths: int = 0
     """Workers that died of them."""
     moves: int = 0
-    """Machines that were lost under them."""
+    """Machines that were lost under them, and failures of Ray."""
+    done_before: int = 0
+    """Items of the run that were done when it moved first."""
 
 
 @dataclass(eq=False)
@@ -135,6 +139,8 @@ class _Run(Generic[Item, Result]):
     tell: Callable[[str], None]
     waiting: deque[_Task[Item]] = field(default_factory=deque)
     """Drawn, but no worker has them: one task for each place without any, and those to be tried again."""
+    moved: deque[_Task[Item]] = field(default_factory=deque)
+    """To be tried elsewhere, once all others were given out."""
     calls: dict[Any, _Place[Item]] = field(default_factory=dict)
     """Places at work or starting, by what Ray will answer."""
     idle: list[_Place[Item]] = field(default_factory=list)
@@ -145,6 +151,11 @@ class _Run(Generic[Item, Result]):
     error: Exception | None = None
     """What ends the run, once everything in flight is done."""
     has_told_of_room: bool = False
+    done: int = 0
+    """Items."""
+    idle_moves: int = 0
+    """In a row, with nothing done in between."""
+    losses: Losses = field(default_factory=Losses)
 
     def __post_init__(self) -> None:
         devices = itertools.islice(itertools.cycle(self.workers.devices), self.workers.count)
@@ -183,9 +194,11 @@ class _Run(Generic[Item, Result]):
     def _draw(self) -> None:
         if self.error is not None:
             self.waiting.clear()
+            self.moved.clear()
             return
         if self.is_stopped():
             self.waiting = deque(task for task in self.waiting if task.deaths or task.moves)
+            self.moved.clear()
             return
         starting = sum(place.task is None for place in self.calls.values())
         while len(self.waiting) < len(self.vacant) + len(self.idle) + starting:
@@ -194,10 +207,11 @@ class _Run(Generic[Item, Result]):
             except Exception as error:
                 self.error = error
                 self.waiting.clear()
+                self.moved.clear()
                 return
-            if not chunk:
+            if not (chunk or self.moved):
                 return
-            self.waiting.append(_Task(chunk))
+            self.waiting.append(_Task(chunk) if chunk else self.moved.popleft())
 
     def _hire(self, place: _Place[Item]) -> None:
         """Ask Ray for a worker."""
@@ -245,24 +259,29 @@ class _Run(Generic[Item, Result]):
         except ActorUnavailableError as error:
             return self._lose_sight(place, error)
         except RayActorError as error:
-            return self._bury(place, _how_it_ended(error), _is_loss_of_machine(error))
+            return self._bury(place, how_it_ended(error), cause_of(error))
         except RayTaskError as error:  # nothing that a work may raise: ours, or a package that the worker lacks
-            self._end(UsageError(_told_start(error)) if place.task is None else error)
+            self._end(UsageError(told_start(error)))
             return []
         except RayError as error:
-            return self._bury(place, first_line(error), is_loss_of_machine=False)
+            return self._bury(place, first_line(error), "ray")
+        if isinstance(outcome.error, BrokenWorkerError):
+            return self._bury(place, str(outcome.error), "died")
         task, place.task = place.task, None
         place.failed_starts, place.made = 0, None
         self.idle.append(place)
         if place.unseen_since is not None:  # it is back, with no results of what it had
             place.unseen_since = None
-            return [] if task is None else self._try_again(task, _LOST_MACHINE, is_loss_of_machine=True)
+            return [] if task is None else self._try_again(task, LOST_MACHINE, "machine")
         if outcome.error is not None:
             self._end(outcome.error)
             return []
         if task is None:
             return []
         assert len(outcome.results) == len(task.items), "a work returns one result for each item"
+        self.done += len(task.items)
+        self.idle_moves = 0
+        self.losses.done()
         return list(zip(task.items, outcome.results, strict=True))
 
     def _lose_sight(self, place: _Place[Item], error: RayActorError) -> list[tuple[Item, Result]]:
@@ -271,7 +290,7 @@ class _Run(Generic[Item, Result]):
         place.unseen_since = place.unseen_since or time.monotonic()
         if place.task is None or time.monotonic() - place.unseen_since > UNSEEN_S:
             place.unseen_since = None
-            return self._bury(place, _how_it_ended(error), is_loss_of_machine=True)
+            return self._bury(place, how_it_ended(error), "machine")
         self.unseen.append(place)
         return []
 
@@ -286,28 +305,49 @@ class _Run(Generic[Item, Result]):
             if ray.wait([call], timeout=0)[0]:  # done while nobody asked for results
                 continue
             del self.calls[call]
-            lost += self._bury(place, f"it took longer than {timeout_s:g} s", is_loss_of_machine=False)
+            lost += self._bury(place, self.workers.overdue, "overdue")
         return lost
 
-    def _bury(self, place: _Place[Item], reason: str, is_loss_of_machine: bool) -> list[tuple[Item, Result]]:
-        """Go on after a worker died: its items are tried again, each by itself, or are lost if they were."""
+    def _bury(self, place: _Place[Item], reason: str, cause: Cause) -> list[tuple[Item, Result]]:
+        """Go on after a worker died: its items are tried again, each by itself, or are lost."""
         self._kill(place)
         task, place.task, place.unseen_since = place.task, None, None
-        if task is None and not is_loss_of_machine:
+        if task is None and cause != "machine":
             place.failed_starts += 1
         if place.failed_starts < STARTS:
             self.vacant.appendleft(place)
         elif not (self.vacant or self.idle or self.unseen or self.calls):
             self._end(UsageError(f"no worker can start: {reason}; fewer workers need less memory (--workers)"))
-        return [] if task is None else self._try_again(task, reason, is_loss_of_machine)
+        return [] if task is None else self._try_again(task, reason, cause)
 
-    def _try_again(self, task: _Task[Item], reason: str, is_loss_of_machine: bool) -> list[tuple[Item, Result]]:
-        """Each of the items by itself; or they are lost, if they were tried often enough."""
-        deaths, moves = task.deaths + (not is_loss_of_machine), task.moves + is_loss_of_machine
-        if deaths > 1 or moves > MOVES:
-            return [(item, self.work.lost(item, reason)) for item in task.items]
-        self.waiting.extendleft(_Task([item], deaths, moves) for item in reversed(task.items))
+    def _try_again(self, task: _Task[Item], reason: str, cause: Cause) -> list[tuple[Item, Result]]:
+        """Each of the items by itself; or they are lost, if they were tried often enough or took too long alone."""
+        if cause in ("machine", "memory", "ray"):
+            return self._move(task, reason)
+        if task.deaths or (cause == "overdue" and len(task.items) == 1):
+            return self._lose(task, reason)
+        self.waiting.extendleft(replace(task, items=[item], deaths=1) for item in reversed(task.items))
         return []
+
+    def _move(self, task: _Task[Item], reason: str) -> list[tuple[Item, Result]]:
+        """Try items elsewhere, after all others, that lost their machine, or that Ray failed with. After `MOVES` times
+        they count as lost if others were done meanwhile, so that it must be they; if none was, the run ends."""
+        moved = replace(task, moves=task.moves + 1, done_before=task.done_before if task.moves else self.done)
+        self.idle_moves += 1
+        is_one_too_many = moved.moves > MOVES
+        if is_one_too_many and self.done > moved.done_before:
+            return self._lose(task, f"{reason}, {moved.moves} times")
+        if is_one_too_many or self.idle_moves > MOVES * self.workers.count:
+            names = ", ".join(map(self.work.name, task.items))
+            self._end(UsageError(f"{names}: {reason}; {self.idle_moves} times in a row, and nothing is done any more"))
+            return []
+        self.moved.extend(replace(moved, items=[item]) for item in task.items)
+        return []
+
+    def _lose(self, task: _Task[Item], reason: str) -> list[tuple[Item, Result]]:
+        for _ in task.items:
+            self.error = self.error or self.losses.lost(reason)
+        return [(item, self.work.lost(item, reason)) for item in task.items]
 
     def _end(self, error: Exception) -> None:
         self.error = self.error or error
@@ -353,25 +393,3 @@ _Actor: Any = ray.remote(_Worker)
 
 def _is_share(gpus: float) -> bool:
     return math.isfinite(gpus) and gpus >= 0 and (gpus <= 1 or gpus == int(gpus))
-
-
-def _is_loss_of_machine(error: RayActorError) -> bool:
-    # a process that died is told of by its machine; where nobody can tell, that is gone
-    return isinstance(error, ActorUnavailableError) or error.preempted or "node has died" in str(error)
-
-
-def _how_it_ended(error: RayActorError) -> str:
-    if _is_loss_of_machine(error):
-        return _LOST_MACHINE
-    if error.actor_init_failed:
-        return _told_start(error)
-    if "running low on memory" in str(error):
-        return "the process that fitted it was ended: its machine ran out of memory"
-    return "the process that fitted it died: perhaps out of memory"
-
-
-def _told_start(error: Exception) -> str:
-    """One line of why a worker could not even be made; the exception that matters stands at the end of Ray's text."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = lines[-1] if lines else type(error).__name__
-    return f"{reason}; every machine needs the same Python and fit3d {__version__} with the same extras"

@@ -183,7 +183,7 @@ def _folder(name: str | None) -> str | None:
 
 def _is_name(name: str) -> bool:
     """Whether it stays in its folder."""
-    return not name.startswith("/") and ".." not in name.split("/") and "\0" not in name
+    return "\0" not in name and not {"", ".", ".."}.intersection(name.split("/"))
 
 
 def _check(holds: bool) -> None:

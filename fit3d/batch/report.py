@@ -41,6 +41,8 @@ _NICE = (1, 2, 5)
 """First digits of a bin's width."""
 _SEEN_OF_EACH = 3
 """Results of the same options that are looked into for the kinds of files that there are."""
+SCRIPTS = ("photos.js", "list.js", "page.js")
+"""Pieces of the page's one script."""
 _FOLDER = Path(__file__).with_name("page")
 
 
@@ -195,7 +197,8 @@ def _union(spans: Iterable[tuple[float, float]]) -> float:
 
 def _page(root: str, content: _Content) -> str:
     data = htmlsafe_json_dumps(_data(content), separators=(",", ":"), allow_nan=False)
-    style, script = (Markup((_FOLDER / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))
+    style, *pieces = ((_FOLDER / name).read_text(encoding="utf-8") for name in ("page.css", *SCRIPTS))
+    style, script = Markup(style), Markup("\n".join(pieces))
     environment = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("page.html").render(
         title=re.split(r"[/\\]", root.rstrip("/\\"))[-1] or root,

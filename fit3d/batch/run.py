@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,7 +18,7 @@ from fit3d.batch.options import BatchOptions, StoredOptions, read_options, write
 from fit3d.batch.plan import TICK_S, Call, Job, Plan, make_plan
 from fit3d.batch.record import Record
 from fit3d.batch.report import write_report
-from fit3d.batch.storage import Storage
+from fit3d.batch.storage import OnProgress, Storage, say_nothing
 from fit3d.batch.table import write_table
 from fit3d.batch.thumbnail import THUMBNAILS, WITHOUT_FIT
 from fit3d.batch.work import Engine, Workers
@@ -170,10 +170,8 @@ class Run:
 
 
 @contextmanager
-def opened(call: Call, tell: Callable[[str], None] | None = None) -> Iterator[Run]:
+def opened(call: Call, tell: OnProgress = say_nothing) -> Iterator[Run]:
     """Lock OUT, and compare the photos with what was done; the manifest is compacted before and after.
-
-    `tell` takes a word to the user now and then, if that takes long.
 
     Raises:
         UsageError: OUT cannot be written to, another process writes to it, or an earlier call had other options.
@@ -182,7 +180,7 @@ def opened(call: Call, tell: Callable[[str], None] | None = None) -> Iterator[Ru
         earlier = read_options(call.out)
         warnings = check_earlier(call, earlier)
         names = manifests(call.out)
-        with read_manifests(call.out, names, call.record_type) as snapshot:
+        with read_manifests(call.out, names, call.record_type, tell) as snapshot:
             if call.shard is None:
                 compact(call.out, snapshot, names, MANIFEST)
             plan = make_plan(call, snapshot, earlier.forced_at if earlier else {}, tell, partial(_keep, call))
@@ -205,12 +203,12 @@ def _keep(call: Call, records: Sequence[Record]) -> None:
     call.out.append(_manifest(call), [record.to_line() for record in records])
 
 
-def preview(call: Call) -> Run:
+def preview(call: Call, tell: OnProgress = say_nothing) -> Run:
     """What `opened` would come to; writes nothing, and needs no lock. Raises UsageError."""
     earlier = read_options(call.out)
     warnings = check_earlier(call, earlier)
-    with read_manifests(call.out, record_type=call.record_type) as snapshot:
-        plan = make_plan(call, snapshot, earlier.forced_at if earlier else {})
+    with read_manifests(call.out, record_type=call.record_type, tell=tell) as snapshot:
+        plan = make_plan(call, snapshot, earlier.forced_at if earlier else {}, tell)
         return Run(call, plan, [*warnings, *snapshot.damaged])
 
 

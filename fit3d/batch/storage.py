@@ -9,6 +9,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+OnProgress = Callable[[str, int, int | None], None]
+"""Is told, photo by photo, what is being done that may take long, of how many photos it was done, and of how many it is
+to be done, None where that is not known."""
+
+
+def say_nothing(what: str, done: int, total: int | None) -> None:
+    """An `OnProgress`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -50,9 +58,9 @@ class Storage(ABC):
     def entry(self, name: str) -> Entry | None:
         """One regular file; None where there is none."""
 
-    def entries_of(self, names: Sequence[str]) -> list[Entry | None]:
-        """`entry` of each of many names."""
-        return [self.entry(name) for name in names]
+    def entries_of(self, names: Sequence[str]) -> Iterable[Entry | None]:
+        """`entry` of each of many names, as they are found."""
+        return map(self.entry, names)
 
     def whether_there(self) -> Callable[[str], bool]:
         """`exists`, for very many names: what changes after the first one was asked for may go unseen."""

@@ -8,8 +8,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from fit3d.errors import UsageError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+LOST_IN_A_ROW = 50
+"""Items that may be lost with none done in between, before the run ends: then it is hardly they that are to blame. A
+folder may well hold a dozen side by side that no worker survives."""
+
+
+class BrokenWorkerError(Exception):
+    """What `Work.start` returns raises it where its process is of no more use, though the items may be sound: memory
+    has run out, or a GPU refuses everything. They count as those of a worker that died. The message is a sentence
+    without full stop."""
 
 
 class Work(ABC, Generic[Item, Result]):
@@ -23,9 +35,13 @@ class Work(ABC, Generic[Item, Result]):
         """Called once in each worker: loads what is needed and returns what does a few items at a time.
 
         That function returns one result for each item, in their order, and raises only what concerns all items
-        (`UsageError`, such as a full disk): what is wrong with one item is told in its result. A result does not
-        depend on the items beside it.
+        (`UsageError`, such as a full disk) or the worker (`BrokenWorkerError`): what is wrong with one item is told in
+        its result. A result does not depend on the items beside it.
         """
+
+    def name(self, item: Item) -> str:
+        """How messages call an item."""
+        return str(item)
 
     def check_shared(self) -> None:
         """Called before `start` in workers that are other processes, perhaps of other machines. Raises UsageError where
@@ -52,8 +68,34 @@ class Workers:
     chunk: int = 1
     """Items that a worker is given at a time: on an accelerator they are fitted in one tensor program."""
     timeout_s: float | None = None
-    """After which a chunk is given up, and each of its items tried by itself; one that takes longer again is lost.
-    None waits forever."""
+    """After which a chunk is given up: one item by itself is lost, each of several is tried by itself. None waits
+    forever."""
+
+    @property
+    def overdue(self) -> str:
+        """Why an item is lost that took longer."""
+        return f"it took longer than {self.timeout_s:g} s (--timeout)"
+
+
+@dataclass
+class Losses:
+    """Counts the items that are lost in a row."""
+
+    in_a_row: int = 0
+
+    def done(self) -> None:
+        """An item was done."""
+        self.in_a_row = 0
+
+    def lost(self, reason: str) -> UsageError | None:
+        """An item was lost. Returns what ends the run, if it is one too many."""
+        self.in_a_row += 1
+        if self.in_a_row < LOST_IN_A_ROW:
+            return None
+        return UsageError(
+            f"{self.in_a_row} photos in a row were lost, of the last one: {reason}; hardly all of them are to blame: "
+            "`fit3d doctor` tells what is amiss, fewer workers need less memory (--workers)"
+        )
 
 
 class Engine(ABC):
@@ -69,7 +111,8 @@ class Engine(ABC):
         """Each item with its result, as they finish, in any order.
 
         Items are drawn as workers become free, a few ahead, so memory does not grow with their number. An item whose
-        worker dies is tried once more by itself, in a new worker, before it counts as lost.
+        worker dies is tried once more by itself, in a new worker, before it counts as lost; what keeps an engine from
+        having it done at all, such as a worker that cannot start, is never held against it.
 
         Raises:
             UsageError: what concerns all items.

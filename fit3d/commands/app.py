@@ -21,7 +21,7 @@ import fit3d
 from fit3d.commands.annotate import models_annotate_command
 from fit3d.commands.arkit import models_arkit_command
 from fit3d.commands.batch import batch_command, report_command
-from fit3d.commands.console import debug, print_error, unexpected, with_hint
+from fit3d.commands.console import debug, open_closed_streams, print_error, unexpected, with_hint
 from fit3d.commands.doctor import doctor_command
 from fit3d.commands.evaluate import evaluate_parts_command
 from fit3d.commands.evaluate_compare import evaluate_compare_command
@@ -133,6 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except _ClickException as error:
         message = error.format_message() if hasattr(error, "format_message") else str(error)
+        message = message.replace(": Value error, ", ": ")  # some versions of typer quote pydantic
         if message:  # empty where the help was shown instead
             print_error(with_hint(message, sys.argv[1:] if arguments is None else arguments))
         return EXIT_USAGE
@@ -146,6 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run() -> None:
     """What the installed command `fit3d` calls: `main` with the process set up for it."""
+    open_closed_streams()
     if not debug() and not sys.warnoptions:
         warnings.simplefilter("ignore")  # of packages, to their programmers
     for stream in (sys.stdout, sys.stderr):

@@ -13,8 +13,10 @@ from fit3d.commands.folders import (
     EXIT_INTERRUPTED,
     RunOptions,
     SelectionOptions,
+    asked_photos,
     do_all,
     exit_code,
+    opened_for,
     tell_plan,
     tell_prepared,
     told_counts,
@@ -23,6 +25,7 @@ from fit3d.commands.folders import (
 )
 from fit3d.commands.option_groups import FitOptions
 from fit3d.commands.options import JsonOption, QuietOption, parse_face
+from fit3d.commands.photos import out_place
 from fit3d.commands.with_options import with_options
 
 if TYPE_CHECKING:
@@ -49,6 +52,7 @@ def batch_command(
             "-o",
             "--out",
             metavar="OUT",
+            parser=out_place,
             help="Folder or URL of the results: those of FOLDER/a/b.jpg go to OUT/a/b/.",
             show_default=False,
         ),
@@ -92,32 +96,22 @@ def batch_command(
     fitting.check()
     options = _batch_options(fitting, parts, landmarks_files)
     from fit3d.batch.prepare import prepare
-    from fit3d.batch.run import opened, preview
+    from fit3d.batch.run import preview
 
-    chosen = selection.photos(photos)
-    part, shared_out = running.part(), running.workers_of()
+    asked, shared_out = asked_photos(photos, selection, running), running.workers_of()
     console = Console(quiet=quiet, as_json=as_json)
-    prepared = prepare(
-        chosen.photos,
-        out,
-        options,
-        selection=chosen.selection,
-        root=chosen.root,
-        source=chosen.source,
-        shard=part,
-        retry_failed=running.retry_failed,
-        force=running.force,
-    )
+    with console.counting() as tell:
+        prepared = prepare(asked, out, options, tell)
     tell_prepared(prepared, console)
     if dry_run:
-        run = preview(prepared.call)
+        with console.counting() as tell:
+            run = preview(prepared.call, tell)
         warn_of(run, console)
         tell_plan(run.plan, console)
         return 0
     engine = running.engine_of(shared_out)
-    with opened(prepared.call, console.note) as run:
-        warn_of(run, console)
-        return _do(run, engine, console, report=not no_report and part is None)
+    with opened_for(prepared.call, console) as run:
+        return _do(run, engine, console, report=not no_report and asked.shard is None)
 
 
 def report_command(

@@ -8,23 +8,39 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from fit3d.errors import Fit3dError, PhotoError, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn, TaskID
+    from rich.status import Status
 
 
 LINE_EVERY_S = 30.0
 """How often progress is told where there is no terminal."""
+STATUS_EVERY_S = 0.1
+"""How often a count on a terminal changes."""
 
 
 def debug() -> bool:
     """Whether FIT3D_DEBUG asks for tracebacks and for the log lines of native libraries."""
     return os.environ.get("FIT3D_DEBUG", "") not in ("", "0")
+
+
+def open_closed_streams() -> None:
+    """Let standard streams that the caller closed, as `fit3d ... 2>&-` does, lead nowhere. Otherwise the next file that
+    is opened gets the stream's number, and what libraries and workers print goes into it."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number, which is this one
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
 
 
 def print_error(message: str) -> None:
@@ -84,6 +100,7 @@ class Console:
         self.quiet = quiet
         self.as_json = as_json
         self._progress: Progress | None = None
+        self._status: Status | None = None
         self._task: TaskID | None = None
         self._lines: _Lines | None = None
         self._failed = 0
@@ -151,6 +168,32 @@ class Console:
                 self._lines = None
 
     @contextmanager
+    def counting(self) -> Iterator[Callable[[str, int, int | None], None]]:
+        """Takes what is being done, of how many photos it was done, and of how many it is to be done, None where nobody
+        knows. A terminal shows it while the block runs; elsewhere it is a line every `LINE_EVERY_S`."""
+        if self.quiet:
+            yield lambda what, done, total: None
+            return
+        last, every_s, show = time.monotonic(), LINE_EVERY_S, _print_line
+        with ExitStack() as shown:
+            if sys.stderr.isatty():
+                from rich.console import Console as RichConsole
+                from rich.text import Text
+
+                status = shown.enter_context(RichConsole(file=sys.stderr).status("looking for photos"))
+                self._status = status
+                shown.callback(setattr, self, "_status", None)
+                every_s, show = STATUS_EVERY_S, lambda line: status.update(Text(line))
+
+            def tell(what: str, done: int, total: int | None) -> None:
+                nonlocal last
+                if time.monotonic() - last >= every_s:
+                    last = time.monotonic()
+                    show(f"{what}: {done:,} {'' if total is None else f'of {total:,} '}photos")
+
+            yield tell
+
+    @contextmanager
     def _bar(self, total: int, *columns: ProgressColumn) -> Iterator[None]:
         from rich.console import Console as RichConsole
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
@@ -186,19 +229,24 @@ class Console:
             rate = "" if speed is None else f"{speed:.2g} photos/s"
             self._progress.update(self._task, failed=self._failed, rate=rate)
         if self._lines is not None and (line := self._lines.advance(photos, self._failed)):
-            print(line, file=sys.stderr, flush=True)
+            _print_line(line)
 
     @contextmanager
     def _paused(self) -> Iterator[None]:
         """Takes the bar off the screen while a line is printed."""
-        if self._progress is None:
+        live = self._progress or self._status
+        if live is None:
             yield
             return
-        self._progress.stop()
+        live.stop()
         try:
             yield
         finally:
-            self._progress.start()
+            live.start()
+
+
+def _print_line(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 class _Lines:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,26 +14,14 @@ from fit3d.commands.console import Console
 from fit3d.errors import UsageError
 
 if TYPE_CHECKING:
-    from fit3d.batch.listing import Selection
-    from fit3d.batch.manifest import Shard
-    from fit3d.batch.plan import Plan
-    from fit3d.batch.prepare import Prepared
+    from fit3d.batch.plan import Call, Plan
+    from fit3d.batch.prepare import Asked, Prepared
     from fit3d.batch.record import Record, Status
     from fit3d.batch.run import Run
     from fit3d.batch.work import Engine, Workers
 
 EXIT_PHOTO_FAILED = 1
 EXIT_INTERRUPTED = 130
-
-
-@dataclass(frozen=True)
-class ChosenPhotos:
-    """The photos of a call, as `fit3d.batch.prepare.prepare` takes them."""
-
-    photos: str | list[str]
-    source: str
-    selection: Selection
-    root: str | None
 
 
 @dataclass(frozen=True)
@@ -68,27 +58,6 @@ class SelectionOptions:
             show_default=False,
         ),
     ] = None
-
-    def photos(self, argument: str) -> ChosenPhotos:
-        """Those of a folder, or of the list that '@FILE' or '-' names. Raises UsageError."""
-        from fit3d.batch.listing import STDIN, Selection, read_list
-
-        is_list = argument == STDIN or argument.startswith("@")
-        if is_list and (self.include or self.exclude or self.follow_links or not self.recursive):
-            raise UsageError(
-                "--include, --exclude, --no-recursive and --follow-links choose from a folder, not from a list"
-            )
-        if self.root is not None and not is_list:
-            raise UsageError(
-                "--root: says what the photos of a list are named relative to; a folder's are to the folder"
-            )
-        include, exclude = tuple(self.include or ()), tuple(self.exclude or ())
-        return ChosenPhotos(
-            photos=read_list(argument) if is_list else argument,
-            source="standard input" if argument == STDIN else argument,
-            selection=Selection(self.recursive, include, exclude, self.follow_links),
-            root=self.root,
-        )
 
 
 @dataclass(frozen=True)
@@ -163,12 +132,6 @@ class RunOptions:
         bool, typer.Option("--force", help="Do everything again, also with other options than before.")
     ] = False
 
-    def part(self) -> Shard | None:
-        """The share of the photos that is this call's. Raises UsageError."""
-        from fit3d.batch.manifest import Shard
-
-        return None if self.shard is None else Shard.parse(self.shard)
-
     def workers_of(self) -> Workers:
         """How the work is shared out. Raises UsageError."""
         from fit3d.batch.prepare import workers_for
@@ -181,6 +144,43 @@ class RunOptions:
         from fit3d.batch.run import make_engine
 
         return make_engine(self.engine, workers, self.address, self.gpus_per_worker)
+
+
+def asked_photos(argument: str, selection: SelectionOptions, running: RunOptions) -> Asked:
+    """The photos of a folder, or of the list that '@FILE' or '-' names. Raises UsageError."""
+    from fit3d.batch.listing import STDIN, Selection, read_list
+    from fit3d.batch.manifest import Shard
+    from fit3d.batch.prepare import Asked
+
+    is_list = argument == STDIN or argument.startswith("@")
+    if is_list and (selection.include or selection.exclude or selection.follow_links or not selection.recursive):
+        raise UsageError(
+            "--include, --exclude, --no-recursive and --follow-links choose from a folder, not from a list"
+        )
+    if selection.root is not None and not is_list:
+        raise UsageError("--root: says what the photos of a list are named relative to; a folder's are to the folder")
+    include, exclude = tuple(selection.include or ()), tuple(selection.exclude or ())
+    return Asked(
+        photos=read_list(argument) if is_list else argument,
+        selection=Selection(selection.recursive, include, exclude, selection.follow_links),
+        root=selection.root,
+        source="standard input" if argument == STDIN else argument,
+        shard=None if running.shard is None else Shard.parse(running.shard),
+        retry_failed=running.retry_failed,
+        force=running.force,
+    )
+
+
+@contextmanager
+def opened_for(call: Call, console: Console) -> Iterator[Run]:
+    """`opened`, with word of how far it is, and of earlier calls."""
+    from fit3d.batch.run import opened
+
+    with ExitStack() as held:
+        with console.counting() as tell:
+            run = held.enter_context(opened(call, tell))
+        warn_of(run, console)
+        yield run
 
 
 def tell_prepared(prepared: Prepared, console: Console) -> None:

@@ -18,9 +18,25 @@ from fit3d.errors import UsageError
 if TYPE_CHECKING:
     from fit3d.sighting import FaceChoice, Sighting
 
+
+def out_place(text: str) -> str:
+    """Path or URL of a folder of results, as `--out` has it. Raises UsageError for an empty one, as an unset variable
+    of a shell makes it, which would mean the current folder."""
+    if not text:
+        raise UsageError("--out: an empty path; expected a folder, '.' is the current one")
+    return text
+
+
+def out_folder(text: str) -> Path:
+    """The same as a path."""
+    return Path(out_place(text))
+
+
 OutOption = Annotated[
     Path,
-    typer.Option("-o", "--out", metavar="OUT", help="Results go to OUT/<photo's name>/.", show_default=False),
+    typer.Option(
+        "-o", "--out", metavar="OUT", parser=out_folder, help="Results go to OUT/<photo's name>/.", show_default=False
+    ),
 ]
 PartsOption = Annotated[
     list[Path] | None,
@@ -104,12 +120,18 @@ def photo_jobs(
     """The photos of a call with their folders and files.
 
     Raises:
-        UsageError: not as many files as photos.
+        UsageError: not as many files as photos; a fit into the results of a batch, whose manifest tells of its own.
     """
     given_parts = _one_for_each("--parts", parts or [], len(photos))
     given_landmarks = _one_for_each("--landmarks-file", landmarks_files or [], len(photos))
+    from fit3d.batch.options import OPTIONS_FILE
     from fit3d.export.files import output_folder
 
+    if kind == "fit" and (out / OPTIONS_FILE).is_file():
+        raise UsageError(
+            f"{out}: holds the results of `fit3d batch` or `fit3d synthesise`, whose manifest would not know of this "
+            "fit; choose another folder"
+        )
     used = set[str]()
     return [
         PhotoJob(photo, output_folder(out, photo.stem, used), labels, landmarks, kind)

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -37,7 +37,8 @@ def stoppable(engine: Engine, run: Run) -> Iterator[None]:
         count = run.in_flight
         text = f"finishing {count} photo{'' if count == 1 else 's'} in flight; Ctrl-C again to stop at once\n"
         # not through rich or a buffer: the signal may have come in the middle of either
-        os.write(2, (_ERASE_LINE * sys.stderr.isatty() + text).encode())
+        with suppress(OSError):  # nobody reads it any more
+            os.write(2, (_ERASE_LINE * sys.stderr.isatty() + text).encode())
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -17,14 +17,17 @@ from fit3d.commands.folders import (
     EXIT_PHOTO_FAILED,
     RunOptions,
     SelectionOptions,
+    asked_photos,
     do_all,
     exit_code,
+    opened_for,
     tell_prepared,
     told_counts,
-    warn_of,
+    told_photos,
 )
 from fit3d.commands.option_groups import FaceOptions
 from fit3d.commands.options import JsonOption, QuietOption, SeedOption, parse_face
+from fit3d.commands.photos import out_place
 from fit3d.commands.with_options import with_options
 from fit3d.errors import UsageError
 
@@ -59,6 +62,7 @@ def synthesise_command(
             "-o",
             "--out",
             metavar="OUT",
+            parser=out_place,
             help="Folder or URL of the data set: edits of FOLDER/a/b.jpg go to OUT/a/b/. Only --preview does without.",
             show_default=False,
         ),
@@ -120,7 +124,6 @@ def synthesise_command(
     if preview is not None and preview.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UsageError(f"--preview {preview}: expected a name that ends in .png or .jpg")
     config = fitting.config("cpu")  # imports torch; wrong words were told before
-    from fit3d.batch.run import opened
     from fit3d.synthesise.library import prepare_synthesis
     from fit3d.synthesise.options import SynthesisOptions, chosen_recipes
     from fit3d.synthesise.recipe_file import read_recipes
@@ -139,37 +142,26 @@ def synthesise_command(
         image_format=image_format,
         keep_rejected=keep_rejected,
     )
-    chosen = selection.photos(photos)
-    part, workers = running.part(), running.workers_of()
+    asked, workers = asked_photos(photos, selection, running), running.workers_of()
     console = Console(quiet=quiet, as_json=as_json)
-    with tempfile.TemporaryDirectory() as unused:
-        prepared = prepare_synthesis(
-            chosen.photos,
-            unused if out is None else out,
-            options,
-            selection=chosen.selection,
-            root=chosen.root,
-            source=chosen.source,
-            shard=part,
-            retry_failed=running.retry_failed,
-            force=running.force,
-        )
+    with tempfile.TemporaryDirectory() as unused, console.counting() as tell:
+        prepared = prepare_synthesis(asked, unused if out is None else out, options, tell)
     tell_prepared(prepared, console)
     if preview is not None:
         code = _preview(prepared.call, preview, workers.devices[0], console)
         if out is None:
             return code
     engine = running.engine_of(workers)
-    with opened(prepared.call, console.note) as run:
-        warn_of(run, console)
+    with opened_for(prepared.call, console) as run:
         counts = do_all(run, engine, console)
         if counts is None:
             return EXIT_INTERRUPTED
-        if part is None:
+        if asked.shard is None:
             _finish(run, counts, console, shards_size if webdataset else None, shards_mb * 1024 * 1024)
         else:
             console.note(
-                f"once all {part.count} shares are done, the same command without --shard writes what OUT has of all"
+                f"once all {asked.shard.count} shares are done, the same command without --shard writes what OUT has "
+                "of all"
             )
         return exit_code(counts)
 
@@ -220,7 +212,7 @@ def _tell_end(run: Run, counts: Counter[Status], console: Console, finished: Fin
         lines.append(
             f"shards: {shards.count} with {shards.samples} samples, {shards.made} of them made now  {out}/shards/"
         )
-    lines.append(f"{counts.total()} photos: {told_counts(counts)}  {out}/edits.jsonl  {out}/summary.json")
+    lines.append(f"{told_photos(counts.total())}: {told_counts(counts)}  {out}/edits.jsonl  {out}/summary.json")
     data = finished.summary.to_json()
     if shards is not None:
         data["shards"] = {"count": shards.count, "samples": shards.samples, "made": shards.made}

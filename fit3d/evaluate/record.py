@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fit3d import __version__
+from fit3d.batch.source import source_hash
 
 SCHEMA = "fit3d-evaluation/1"
 """Raised when a field changes its meaning or vanishes.
@@ -64,22 +65,14 @@ def record(command: str, data: Data, figures: Mapping[str, Any], seconds: float,
 
 
 def versions() -> dict[str, str]:
-    """Of fit3d, its code, Python and those of `PACKAGES` that are installed."""
-    found = {"fit3d": __version__, "code": code_digest(), "python": platform.python_version()}
+    """Of fit3d, Python and those of `PACKAGES` that are installed; `code` tells states of one version apart."""
+    found = {"fit3d": __version__, "code": source_hash()[:12], "python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
     return found
-
-
-def code_digest() -> str:
-    """First 12 digits of the SHA-256 of the package's own sources, by which states of one version are told apart."""
-    folder, digest = Path(__file__).resolve().parent.parent, sha256()
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(f"{path.relative_to(folder).as_posix()}\n".encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def hardware(device: str = "cpu") -> dict[str, Any]:

@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import unicodedata
 import zlib
 from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
@@ -186,19 +187,27 @@ def output_folder(out: str | Path, stem: str, used: set[str], last: dict[str, in
     """The folder `out/stem` of one photo, not made yet.
 
     A stem that is in `used` already gets '-2', '-3', ...; the chosen name is added to `used`, which the caller keeps
-    for the photos of one call. Names that differ only in case count as the same, as some file systems take them so.
+    for the photos of one call. Names that are alike to some file system count as the same, see `folded`.
     In `last`, if given, the caller keeps the numbers that were found, so that many photos of one stem take no longer.
     """
     stem = safe_stem(stem, LONGEST_STEM - _ROOM_FOR_NUMBERS)
     last = {} if last is None else last
-    number = last.get(stem.casefold(), 1)
+    number = last.get(folded(stem), 1)
     name = stem if number == 1 else f"{stem}-{number}"
-    while name.casefold() in used:
+    while folded(name) in used:
         number += 1
         name = f"{stem}-{number}"
-    used.add(name.casefold())
-    last[stem.casefold()] = number
+    used.add(folded(name))
+    last[folded(stem)] = number
     return Path(out) / name
+
+
+def folded(name: str) -> str:
+    """Alike for names that some file system takes for one: those that differ only in case, or in how a letter with an
+    accent is encoded, as one character or as two. Unicode's canonical caseless matching (section 3.13, D145)."""
+    if name.isascii():
+        return name.lower()
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
 
 
 def safe_stem(stem: str, longest: int = LONGEST_STEM) -> str:

@@ -30,7 +30,7 @@ class ChunkEditor(PhotoChunks[Record]):
 
     def __init__(self, work: EditWork, device: str, threads: int | None = None) -> None:
         """See `PhotoChunks`."""
-        super().__init__(work.photos, work.options, device, threads)
+        super().__init__(work.photos, work.options, device, threads, work.source)
         assert isinstance(work.options, SynthesisOptions)
         self._synthesis, self._results = work.options, work.results
         self._looking = threading.Lock()

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Literal
 
 from fit3d.batch.listing import Selection
-from fit3d.batch.manifest import Shard
 from fit3d.batch.plan import Call
-from fit3d.batch.prepare import TIMEOUT_S, Prepared, prepare, workers_for
+from fit3d.batch.prepare import TIMEOUT_S, Asked, Prepared, prepare, workers_for
 from fit3d.batch.run import make_engine, opened
+from fit3d.batch.storage import OnProgress, say_nothing
 from fit3d.batch.work import Engine
 from fit3d.checks import check_focal, check_whole
 from fit3d.config import FitConfig
@@ -105,16 +105,9 @@ def synthesise_batch(
         image_format=image_format,
         keep_rejected=keep_rejected,
     )
-    prepared = prepare_synthesis(
-        os.fspath(photos) if isinstance(photos, str | Path) else [os.fspath(photo) for photo in photos],
-        os.fspath(out),
-        options,
-        selection=Selection(recursive, tuple(include), tuple(exclude), follow_links),
-        root=None if root is None else os.fspath(root),
-        shard=None if shard is None else Shard.parse(f"{shard[0]}/{shard[1]}"),
-        retry_failed=retry_failed,
-        force=force,
-    )
+    selection = Selection(recursive, tuple(include), tuple(exclude), follow_links)
+    asked = Asked.by_python(photos, selection, root, shard, retry_failed, force)
+    prepared = prepare_synthesis(asked, os.fspath(out), options)
     for warning in prepared.warnings:
         warnings.warn(warning, stacklevel=2)
     shared_out = workers_for(devices or [config.device], workers, batch_size, timeout_s, address is not None)
@@ -122,34 +115,12 @@ def synthesise_batch(
     return _records(prepared.call, chosen, (shard_samples, shard_bytes) if webdataset else (None, None))
 
 
-def prepare_synthesis(
-    photos: str | Iterable[str],
-    out: str,
-    options: SynthesisOptions,
-    *,
-    selection: Selection | None = None,
-    root: str | None = None,
-    source: str = "the list",
-    shard: Shard | None = None,
-    retry_failed: bool = False,
-    force: bool = False,
-) -> Prepared:
+def prepare_synthesis(asked: Asked, out: str, options: SynthesisOptions, tell: OnProgress = say_nothing) -> Prepared:
     """Find the photos and check that they can be edited, see `prepare`; a photo's path stands for a list of one."""
     options.check(load_model(options.model))
-    if isinstance(photos, str) and os.path.isfile(photos):
-        photos = [photos]
-    return prepare(
-        photos,
-        out,
-        options,
-        selection=selection,
-        root=root,
-        source=source,
-        shard=shard,
-        retry_failed=retry_failed,
-        force=force,
-        call_type=SynthesisCall,
-    )
+    if isinstance(asked.photos, str) and os.path.isfile(asked.photos):
+        asked = replace(asked, photos=[asked.photos])
+    return prepare(asked, out, options, tell, SynthesisCall)
 
 
 def _records(call: Call, engine: Engine, shards: tuple[int | None, int | None]) -> Generator[EditsRecord, None, None]:
