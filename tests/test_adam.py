@@ -17,7 +17,7 @@ from fit3d.solve.objective import Evaluation, Objective
 from fit3d.solve.problem import Parameters
 from synthetic import synthetic_camera, synthetic_identity, synthetic_model
 
-STEPS = 80
+STEPS = 60
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Task:
 @pytest.fixture(scope="module")
 def task() -> Task:
     """A winking face with its mouth open, and a calm one turned the other way."""
-    model = synthetic_model()
+    model = synthetic_model(6.0)
     config = FitConfig(loss="prdl", anchors=8)
     faces = []
     for seed, yaw, opened, shut in ((1, 15.0, 0.5, 1.0), (2, -20.0, 0.0, 0.0)):

@@ -43,21 +43,27 @@ COLUMNS_DEG = 4.5
 # The protocol's steps, plainly: every pair of point and triangle, every row of every system, nothing kept or reused.
 
 
+def dots(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(N,) products of rows (N, 3)."""
+    return np.einsum("nk,nk->n", one, other)
+
+
 def nearest_naive(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
     """The nearest point of triangles (T, 3, 3) to each of (N, 3): the foot on each plane where it lies inside, else the
     nearest foot on an edge."""
     found = []
     a, b, c = corners.transpose(1, 0, 2)
     normal = np.cross(b - a, c - a)
-    squared = (normal**2).sum(1)
+    edges = [(one, other - one) for one, other in ((a, b), (b, c), (c, a))]
+    inwards = [np.cross(normal, edge) for _, edge in edges]
     for p in points:
-        foot = p - ((p - a) * normal).sum(1)[:, None] / squared[:, None] * normal
+        foot = p - (dots(p - a, normal) / dots(normal, normal))[:, None] * normal
         inside = np.ones(len(corners), bool)
         candidates = []
-        for one, other in ((a, b), (b, c), (c, a)):
-            inside &= (np.cross(other - one, foot - one) * normal).sum(1) >= 0
-            along = ((p - one) * (other - one)).sum(1) / ((other - one) ** 2).sum(1)
-            candidates.append(one + np.clip(along, 0, 1)[:, None] * (other - one))
+        for (one, edge), inward in zip(edges, inwards, strict=True):
+            inside &= dots(foot - one, inward) >= 0
+            along = dots(p - one, edge) / dots(edge, edge)
+            candidates.append(one + np.clip(along, 0, 1)[:, None] * edge)
         candidates.append(np.where(inside[:, None], foot, np.inf))
         every = np.concatenate(candidates)
         found.append(every[np.argmin(((every - p) ** 2).sum(1))])

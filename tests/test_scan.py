@@ -21,11 +21,13 @@ from fit3d.evaluate.scan_picture import STOPS, colours_of, error_picture, error_
 from synthetic import synthetic_model
 
 SEVEN = BY_COUNT[7]
+COLUMNS_DEG = 4.5
+"""Of the synthetic head: coarse, so that the search for nearest points ends soon."""
 
 
 def head() -> tuple[Mesh, dict[int, np.ndarray]]:
     """The outer surface of the synthetic head, mm, and the seven landmarks."""
-    model = synthetic_model()
+    model = synthetic_model(COLUMNS_DEG)
     vertices = 1000.0 * model.mean.double().numpy()
     triangles = model.annotation.triangles[model.annotation.fixed_label < 0].numpy()
     points = model.landmarks["ibug68"].points.of(torch.from_numpy(vertices)).numpy()

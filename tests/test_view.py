@@ -369,18 +369,21 @@ def test_ctrl_c_ends_it_cleanly(tmp_path: Path) -> None:
     pytest.importorskip("viser")
     write_result(tmp_path / "anna", load_model("anny"), replace(synthetic_camera(), width=400))
     command = [sys.executable, "-m", "fit3d", "view", str(tmp_path), "--no-browser"]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    assert line.startswith("viewing anna at http://127.0.0.1:"), process.communicate()
-    port = int(line.split(" (")[0].rsplit(":", 1)[1])
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=60) as answer:
-        assert answer.status == 200
-    socket.create_connection(("127.0.0.1", port)).close()
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    ) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line.startswith("viewing anna at http://127.0.0.1:"), process.communicate()
+            port = int(line.split(" (")[0].rsplit(":", 1)[1])
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=120) as answer:
+                assert answer.status == 200
+            socket.create_connection(("127.0.0.1", port)).close()
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=120)
+        finally:
+            process.kill()
     assert (process.returncode, out, err) == (0, "", "")
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))

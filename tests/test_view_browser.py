@@ -32,7 +32,7 @@ from fit3d.view.page import Page  # noqa: E402
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
-PATIENCE_MS = 60_000
+PATIENCE_MS = 120_000
 """Software rendering on a busy machine is slow."""
 SHARP = "/?fixedDpr=1"
 """viser draws fewer pixels when it is slow, and then the head has a rim of half its colour: here it must not."""

@@ -165,9 +165,9 @@ class Server:
                 stop = len(rest) if server.cut_after is None else server.cut_after
                 if server.wait.is_set():
                     stop = len(rest) // 2
+                server.sent += stop  # before the one who asked can have them
                 self.wfile.write(rest[:stop])
                 self.wfile.flush()
-                server.sent += stop
                 while server.wait.is_set():
                     time.sleep(0.01)
 
