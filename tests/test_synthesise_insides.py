@@ -9,7 +9,7 @@ import pytest
 from fit3d.labels import LEFT_EYEBROW, SKIN
 from fit3d.synthesise.eyes import EyeShape, find_eye
 from fit3d.synthesise.glasses import wears_glasses
-from fit3d.synthesise.mouth import Teeth
+from fit3d.synthesise.inside import Teeth
 from fit3d.synthesise.open_mouth import Rims, find_split, follow_jaws
 
 SKIN_COLOUR, TEETH, DARK = (200.0, 150.0, 120.0), (230.0, 225.0, 210.0), (20.0, 8.0, 6.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -28,15 +29,19 @@ from fit3d.morphable.pieces import piece_kind
 from fit3d.reconstruction import Reconstruction
 from fit3d.solve.fit import HIDDEN_BEHIND_M
 from fit3d.synthesise.cover import Cover, find_cover
-from fit3d.synthesise.eyes import NEAR, EyeShape, draw_lashes, find_eye, paint_lid
+from fit3d.synthesise.eyes import NEAR, EyeShape, find_eye, paint_lid, under_hair
 from fit3d.synthesise.geometry import Projection, View, Window, landmarks_of, look_at, outer_surface
 from fit3d.synthesise.glasses import wears_glasses
+from fit3d.synthesise.inside import Teeth
+from fit3d.synthesise.lashes import draw_lashes
 from fit3d.synthesise.lids import settle_lids
-from fit3d.synthesise.mouth import MouthShape, Teeth, clean_lips, paint_mouth, skin_of
-from fit3d.synthesise.picture import disc, membrane
-from fit3d.synthesise.recipes import Recipe, draw_expression
+from fit3d.synthesise.lips import settle_lips
+from fit3d.synthesise.mouth import MouthShape, clean_lips, paint_mouth, skin_of
+from fit3d.synthesise.picture import disc, membrane, square
+from fit3d.synthesise.recipes import Recipe, draw_expression, shapes_of
 from fit3d.synthesise.register import register
 from fit3d.synthesise.warp import STILL_PX, extend, resample, resample_nearest
+from fit3d.synthesise.wrinkles import lit_skin, relight
 
 ROOM = 0.3
 """Room around the face in which the photo follows an edit, heights of the face."""
@@ -45,6 +50,9 @@ SEAM = 0.004
 
 EDGE = 0.008
 """Rim of the face's outline that is not taken from the mesh, heights of the window."""
+
+OUTLINE = 0.025
+"""So near to the face's outline nothing is taken for uncovered, heights of the face."""
 
 JUMP_PX = 1.5
 """Neighbouring pixels whose displacements differ by more are not of one surface."""
@@ -117,7 +125,7 @@ def edit_expression(reconstruction: Reconstruction, expression: Tensor, recipe: 
     rows, columns = scene.window.rows, scene.window.columns
     if not torch.equal(expression, fit.expression):
         image[rows, columns] = scene.picture()
-    parts[rows, columns] = scene.labels()
+    parts[rows, columns] = scene.labels
     return Edit(
         image=image,
         parts=parts,
@@ -145,6 +153,8 @@ class _Scene:
     """The fitted surface."""
     field: np.ndarray
     """(h, w, 2) px from each pixel to where it comes from."""
+    growth: Tensor
+    """(L,) by how much each coefficient of the expression is larger than the fitted one."""
     seed: int
     """Of what is drawn that the photo does not tell."""
 
@@ -152,7 +162,8 @@ class _Scene:
     def of(cls, reconstruction: Reconstruction, expression: Tensor, seed: int) -> _Scene:
         model, fit = reconstruction.model, reconstruction.fit
         fitted, edited = (
-            Projection.of(settle_lids(model, fit.identity, each), fit.camera) for each in (fit.expression, expression)
+            Projection.of(settle_lips(model, settle_lids(model, fit.identity, each)), fit.camera)
+            for each in (fit.expression, expression)
         )
         registration = register(model, fitted, reconstruction.observation.parts)
         before = fitted.shifted(registration.shift(fitted, fitted))
@@ -160,7 +171,9 @@ class _Scene:
         window = _window(model, before, after, fit.camera)
         view, then = (look_at(model, head, window) for head in (after, before))
         field = _field(model, before, after, view, window)
-        return cls(reconstruction, before, after, window, view, then, field, seed)
+        return cls(
+            reconstruction, before, after, window, view, then, field, (expression - fit.expression).double(), seed
+        )
 
     @property
     def model(self) -> MorphableModel:
@@ -184,6 +197,7 @@ class _Scene:
         result = self._uncovered(result)
         still = (np.abs(self.field) < STILL_PX).all(-1)
         result[still] = photo[still]
+        result = self._relit(result)
         seam = max(SEAM * self.face_height, 0.5)
         for eye in ("right_eye", "left_eye"):
             if eye in self.model.annotation.rims:
@@ -203,6 +217,9 @@ class _Scene:
         skin = (self.view.labels >= RIGHT_EYE) & (self.patch == 0)
         hidden = skin & (front > 0.0) & (depth > front + HIDDEN_BEHIND_M) & (np.abs(self.field).max(-1) > 0.5)
         hidden &= resample_nearest(self.then.labels, self.field) != self.view.labels
+        # not along the face's outline, where the mesh turns away and its labels end a little off the photo's
+        face = ((self.view.labels >= RIGHT_EYE) & (self.view.labels <= INNER_MOUTH)).astype(np.uint8)
+        hidden &= cv2.erode(face, square(OUTLINE * self.face_height)) > 0
         if not hidden.any():
             return picture
         wide = cv2.dilate(hidden.astype(np.uint8), np.ones((3, 3))) > 0
@@ -221,6 +238,16 @@ class _Scene:
         matte = cv2.GaussianBlur(cv2.dilate(jump, np.ones((3, 3))).astype(np.float32), (0, 0), 0.7)[..., None]
         return np.asarray(picture + matte * (cv2.GaussianBlur(picture, (0, 0), 1.2) - picture))
 
+    def _relit(self, picture: np.ndarray) -> np.ndarray:
+        """The warped photo, lit as the edited skin is; eyes, lips and what is no skin keep their light."""
+        if self.light is None:
+            return picture
+        hidden = np.isin(self.labels, (BACKGROUND, HAIR, OTHER))
+        where = lit_skin(self.view.labels, hidden, self.face_height)
+        heads = self.before, self.after
+        grown = {name: float(self.growth @ shape / (shape @ shape)) for name, shape in shapes_of(self.model).items()}
+        return relight(picture, self.model, heads, self.view, self.light, grown, where, self.face_height)
+
     def cover(self, photo: np.ndarray) -> Cover | None:
         """What stands before the face in `photo` (h, w, 3), the window's."""
         observed, fitted = self.window.cut(self.reconstruction.observation.parts), self.then.labels
@@ -230,6 +257,12 @@ class _Scene:
                 eye = EyeShape(*self._rims(name))
                 face &= cv2.dilate(eye.mask(self.shape, before=True), disc(NEAR * eye.width)) < 0.5
         return find_cover(photo, observed, face, self.face_height)
+
+    @property
+    def light(self) -> np.ndarray | None:
+        """(9, 3) of `fit3d.render.light`, None where too little skin was seen to tell."""
+        light = self.reconstruction.source.light
+        return None if light is None else np.asarray(light)
 
     @property
     def face_height(self) -> float:
@@ -244,18 +277,17 @@ class _Scene:
         surface = outer_surface(self.model)
         points = self.view.interpolate(self.after.vertices.numpy(), surface)
         middle = self._ball_middle(name)
-        light = self.reconstruction.source.light
         brows = np.isin(self.view.labels, (RIGHT_EYEBROW, LEFT_EYEBROW))
-        hidden = np.isin(self.labels(), (BACKGROUND, HAIR, OTHER))
-        light = None if light is None else np.asarray(light)
+        hidden = np.isin(self.labels, (BACKGROUND, HAIR, OTHER))
         parts = self.window.cut(self.reconstruction.observation.parts)
         whole = eye.mask(self.shape, before=True) if self.glasses else find_eye(photo, eye, parts)
-        painted = paint_lid(picture, self.field, eye, points, middle, light, brows, hidden, whole)
+        painted = paint_lid(picture, self.field, eye, points, middle, self.light, brows, hidden, whole, self.seed)
         # the eyeball stays; beyond what was seen of it, what was seen is stretched
         still = cv2.GaussianBlur(cv2.erode(eye.mask(self.shape, before=True), np.ones((3, 3))), (0, 0), seam)[..., None]
         inside = picture + still * max(1.0 - eye.opening / 0.05, 0.0) * (photo - picture)
         painted = painted + matte * (inside - painted)
-        return draw_lashes(painted, photo, eye, whole)
+        painted = draw_lashes(painted, photo, eye, whole, -1.0 if name == "right_eye" else 1.0, self.seed)
+        return under_hair(painted, picture, eye, hidden)
 
     def _with_mouth(self, picture: np.ndarray, photo: np.ndarray, seam: float) -> np.ndarray:
         mouth = MouthShape(*self._rims("inner_mouth"))
@@ -265,7 +297,7 @@ class _Scene:
         picture = clean_lips(picture, self.field, mouth)
         skin = skin_of(self.window.cut(self.reconstruction.observation.parts))
         teeth = Teeth.of(self.reconstruction.fit.identity.numpy(), self.seed)
-        inside = paint_mouth(photo, self.model, self.before, self.after, self.window, mouth, skin, teeth)
+        inside = paint_mouth(photo, self.model, self.before, self.after, self.window, mouth, skin, self.light, teeth)
         matte = cv2.GaussianBlur(opening, (0, 0), seam)[..., None] * (1.0 - mouth.stretch_weight)
         return np.asarray(picture + matte * (inside - picture))
 
@@ -284,6 +316,7 @@ class _Scene:
         rims = torch.cat(self.model.annotation.rims[eye])
         return np.asarray(self.after.vertices[rims].mean(0).numpy()) - (0.0, 0.0, 0.012)
 
+    @cached_property
     def labels(self) -> np.ndarray:
         """(h, w) uint8: the surface's own labels on the face, the photo's, moved along, around and before it."""
         seen = resample_nearest(self.window.cut(self.reconstruction.observation.parts), self.field)
@@ -330,7 +363,7 @@ class _Scene:
         surface = self.view.fragments.depth.numpy()[row, column]
         hidden = depth > surface + HIDDEN_BEHIND_M
         hidden[self.model.landmarks[layout].sliding.numpy()] = False
-        hidden |= np.isin(self.labels()[row, column], (HAIR, OTHER)) & self.view.covered[row, column]
+        hidden |= np.isin(self.labels[row, column], (HAIR, OTHER)) & self.view.covered[row, column]
         return EditedLandmarks(px, in_photo & ~(hidden & in_window))
 
 

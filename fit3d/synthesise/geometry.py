@@ -100,11 +100,17 @@ class View:
         """(h, w) bool."""
         return np.asarray(self.fragments.triangle.numpy() >= 0)
 
-    def interpolate(self, values: np.ndarray, surface: Surface) -> np.ndarray:
-        """(h, w, C) float32: values (V, C) of the model's vertices, 0 where the surface is not."""
+    def interpolate(self, values: np.ndarray, surface: Surface, where: np.ndarray | None = None) -> np.ndarray:
+        """(h, w, C) float32: values (V, C) of the model's vertices, 0 where the surface is not, and beside `where`
+        (h, w) bool."""
         corners = torch.from_numpy(values)[surface.used][surface.triangles].float()
-        shown = corners[self.fragments.triangle.clamp(min=0)]
-        return np.asarray((shown * self.fragments.barycentric[..., None].float()).sum(-2).numpy())
+        triangle, weights = self.fragments.triangle.clamp(min=0), self.fragments.barycentric
+        if where is None:
+            return np.asarray((corners[triangle] * weights[..., None].float()).sum(-2).numpy())
+        chosen = torch.from_numpy(where & self.covered)
+        result = torch.zeros((*triangle.shape, values.shape[1]))
+        result[chosen] = (corners[triangle[chosen]] * weights[chosen][..., None].float()).sum(-2)
+        return np.asarray(result.numpy())
 
 
 def look_at(model: MorphableModel, head: Projection, window: Window) -> View:

@@ -156,7 +156,7 @@ def draw_expression(recipe: Recipe, model: MorphableModel, fitted: Tensor, seed:
     """
     generator = np.random.default_rng([seed, crc32(recipe.name.encode())])
     result = fitted.detach().double().clone()
-    shapes = _shapes(model)
+    shapes = shapes_of(model)
     for ranges, replaces in ((recipe.set, True), (recipe.add, False), (recipe.at_least, False)):
         for name, (low, high) in ranges.items():
             value = generator.uniform(low, high)
@@ -189,7 +189,7 @@ def sides_of(name: str) -> tuple[str, ...]:
     return (f"{name}Left", f"{name}Right")
 
 
-def _shapes(model: MorphableModel) -> dict[str, Tensor]:
+def shapes_of(model: MorphableModel) -> dict[str, Tensor]:
     """By ARKit's name, the coefficients (L,) float64 that make it at full strength."""
     count = len(model.expression_names)
     shapes = {name: torch.tensor(each.coefficients).double() for name, each in near_enough(model.arkit).items()}
