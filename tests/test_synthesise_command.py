@@ -496,6 +496,16 @@ def test_the_sheet_shows_each_recipe_on_each_photo(
     assert narrow.shape[:2] == (4 + 4 * step_y, 4 + 3 * step_x)
     assert (narrow[4 + step_y :, 4:][:CELL, :CELL] == cells[0][3]).all()
 
+    # as in a data set, nothing of a poor fit is asked about, however it looks
+    monkeypatch.setattr(preview_module, "poor_fit", lambda reconstruction: ("the fit is poor",))
+    monkeypatch.setattr(preview_module, "confirm", None)
+    monkeypatch.setattr(preview_module, "COLUMNS", 4)
+    assert main([*call, "--preview", "poor.png"]) == 0
+    with Image.open(tmp_path / "poor.png") as image:
+        poor = np.asarray(image.convert("RGB")).astype(int)
+    skipped = [[tuple(poor[4 + y * step_y, 4 + x * step_x]) == (232, 176, 48) for x in range(4)] for y in range(2)]
+    assert skipped == [[False, True, True, True]] * 2
+
 
 def test_the_sheet_has_the_edits_of_the_data_set(made: Path, photos: Path) -> None:
     options = SynthesisOptions(recipes=choose_recipes(["eye_close_both", "mouth_open_2", "nose"]), seed=3, per_photo=3)

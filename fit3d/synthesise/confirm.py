@@ -10,6 +10,7 @@ from fit3d.labels import IOU_PARTS, LEFT_EYE, PART_NAMES, RIGHT_EYE
 from fit3d.metrics import part_iou
 from fit3d.observe.base import FaceParser, LandmarkDetector, Landmarks
 from fit3d.photo import Photo
+from fit3d.reconstruction import Reconstruction
 from fit3d.synthesise.edit import Edit
 
 MOST_LANDMARK_NME = 0.02
@@ -86,3 +87,8 @@ def _overlap(written: np.ndarray, seen: np.ndarray, small_px: float) -> tuple[di
     if scores["mean"] < LEAST_PART_IOU:
         doubts.append(f"parts overlap by {100.0 * scores['mean']:.0f} %")
     return scores, doubts
+
+
+def poor_fit(reconstruction: Reconstruction) -> tuple[str, ...]:
+    """Why edits of this head would be worth nothing; empty where it is trusted."""
+    return tuple(f"the fit is poor: {each.rstrip('.')}" for each in reconstruction.fit.mistrust)

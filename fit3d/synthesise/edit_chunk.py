@@ -17,7 +17,7 @@ from fit3d.export.files import of_one_folder
 from fit3d.observe.registry import face_parser, landmark_detector
 from fit3d.reconstruction import Reconstruction
 from fit3d.saved import Stopwatch
-from fit3d.synthesise.confirm import Confirmation, confirm
+from fit3d.synthesise.confirm import Confirmation, confirm, poor_fit
 from fit3d.synthesise.edit import edit_photo
 from fit3d.synthesise.options import Draw, SynthesisOptions, draws
 from fit3d.synthesise.record import EditRecord, EditsRecord, EditStatus
@@ -64,9 +64,8 @@ class ChunkEditor(PhotoChunks[Record]):
         return edits
 
     def _edit(self, reconstruction: Reconstruction, face: FaceJob, draw: Draw, watch: Stopwatch) -> EditRecord:
-        mistrust = reconstruction.fit.mistrust
-        if mistrust:
-            return _record(draw, "skipped", tuple(f"the fit is poor: {each.rstrip('.')}" for each in mistrust))
+        if poor := poor_fit(reconstruction):
+            return _record(draw, "skipped", poor)
         with watch.stage("edit"):
             edit = edit_photo(reconstruction, draw.recipe, draw.seed)
         if edit.doubts:

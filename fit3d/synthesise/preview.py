@@ -16,9 +16,10 @@ from fit3d.errors import PhotoError
 from fit3d.observe.registry import face_parser, landmark_detector
 from fit3d.pipeline import fit
 from fit3d.reconstruction import Reconstruction
-from fit3d.synthesise.confirm import confirm
+from fit3d.synthesise.confirm import confirm, poor_fit
 from fit3d.synthesise.edit import edit_photo
 from fit3d.synthesise.options import Draw, SynthesisOptions, draws
+from fit3d.synthesise.sample import encode
 
 PHOTOS = 6
 """Of a folder that are shown at most."""
@@ -117,9 +118,10 @@ def _cells(reconstruction: Reconstruction, name: str, options: SynthesisOptions,
 
 def _edited(reconstruction: Reconstruction, draw: Draw, crop: Crop, options: SynthesisOptions, device: str) -> Cell:
     edit = edit_photo(reconstruction, draw.recipe, draw.seed)
-    if edit.doubts:
-        status, why = "skipped", edit.doubts
+    if reasons := (*poor_fit(reconstruction), *edit.doubts):
+        status, why = "skipped", reasons
     else:
+        edit = encode(edit, options.image_format).edit
         seen = confirm(edit, landmark_detector(options.landmarks, device), face_parser(options.parser, device))
         status, why = "confirmed" if seen.is_confirmed else "rejected", seen.reasons
     return Cell(cut_out(edit.image, crop, Image.Resampling.BICUBIC), draw.recipe.name, "; ".join(why), status)
