@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,7 @@ def main(
     batch_size: Annotated[int, typer.Option(min=1, help="Photos that a worker is given at a time.")] = 1,
     texture_size: Annotated[int, typer.Option(help="Side of the texture, px.")] = 1024,
     format_: Annotated[str, typer.Option("--format", help="Files to write.")] = "obj",
+    overlay: Annotated[str, typer.Option(help="Picture to judge by.")] = "sheet",
     one_by_one: Annotated[int | None, typer.Option(help="Photos fitted one by one; 0: none; default: all.")] = None,
     engine: Annotated[str, typer.Option(help="Of the batch.")] = "local",
     memory: Annotated[str, typer.Option(help="Measure memory instead, with so many photos: 100,10000.")] = "",
@@ -61,7 +63,7 @@ def main(
             for count in map(int, memory.split(",")):
                 measure_memory(Path(scratch), folder, count, shared_out)
             return
-        options = ["--texture-size", str(texture_size), "--format", format_]
+        options = ["--texture-size", str(texture_size), "--format", format_, "--overlay", overlay]
         names = make_photos(folder, Path(scratch) / "photos", photos)
         print(f"{photos} photos, {' '.join([*options, *shared_out])}, {os.cpu_count()} cores\n")
         alone = names[: photos if one_by_one is None else one_by_one]
@@ -125,6 +127,7 @@ def run_batch(folder: Path, out: Path, options: Sequence[str], workers: int) -> 
     usage = run(["batch", str(folder), "-o", str(out), "--quiet", *options])
     records = read_records(out)
     tell("batch", usage, len(records), [record["timings_s"] for record in records], workers)
+    tell_sizes(out, len(records))
     return len(records) / usage.wall_s
 
 
@@ -146,6 +149,21 @@ def tell(name: str, usage: Usage, count: int, timings: Sequence[dict[str, float]
         print(f"  {stage:10}{value / count:8.3f} s a photo{value / given:8.1%}")
     outside = seconds["load"] + seconds["other"]
     print(f"  outside detecting, fitting and writing (textures counted as written): {outside / given:.1%}")
+
+
+def tell_sizes(out: Path, count: int) -> None:
+    """What a photo leaves on the disk, by the end of the files' names."""
+    sizes: dict[str, list[int]] = defaultdict(list)
+    for path in out.rglob("*"):
+        if path.is_file() and path.parent != out:  # what tells of all photos lies in OUT itself
+            own = path.name.startswith(path.parent.name)
+            sizes[path.name.removeprefix(path.parent.name) if own else f"others{path.suffix}"].append(
+                path.stat().st_size
+            )
+    sizes["all"] = [size for every in sizes.values() for size in every]
+    for name, every in sorted(sizes.items()):
+        print(f"  {name:16}{sum(every) / count / 1e6:8.3f} MB in {len(every) / count:.1f} files a photo")
+    print(f"  {(out / 'results.jsonl').stat().st_size / count:.0f} bytes of manifest a photo")
 
 
 def measure_memory(scratch: Path, source: Path, count: int, shared_out: Sequence[str]) -> None:

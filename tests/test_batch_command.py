@@ -6,6 +6,7 @@ import io
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -831,7 +832,8 @@ def test_ctrl_c_finishes_what_is_in_flight(portraits: Path, tmp_path: Path) -> N
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers, too
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert "finishing 1 photo in flight; Ctrl-C again to stop at once\n" in errors
+    # two, where the signal came as one was noted already and not yet counted as done
+    assert re.search(r"^finishing (1 photo|2 photos) in flight; Ctrl-C again to stop at once$", errors, re.MULTILINE)
     done = {json.loads(line)["photo"] for line in manifest.read_text().splitlines()}
     assert 1 <= len(done) < 4
     left = "photos are left; the same command goes on with them; `fit3d report"

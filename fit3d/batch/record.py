@@ -108,7 +108,7 @@ class Record:
             faces = tuple(_face(each) for each in content["faces"])
             texts = ("photo", "status", "message", "options", "target")
             _check(content["status"] in STATUSES and all(isinstance(content[name], str) for name in texts))
-            _check(_is_name(content["photo"]) and _is_name(content["target"]))
+            _check(_is_name(content["photo"]) and (not content["target"] or _is_name(content["target"])))
             _check(all(isinstance(content[name], str | None) for name in ("sha256", "version")))
             _check(content["size"] is None or _is_count(content["size"]))
             timings_s = {str(name): _seconds(value) for name, value in content["timings_s"].items()}
