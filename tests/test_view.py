@@ -370,7 +370,13 @@ def test_ctrl_c_ends_it_cleanly(tmp_path: Path) -> None:
     write_result(tmp_path / "anna", load_model("anny"), replace(synthetic_camera(), width=400))
     command = [sys.executable, "-m", "fit3d", "view", str(tmp_path), "--no-browser"]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        # what runs the tests in the background may have told them to ignore it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         try:
             assert process.stdout is not None
