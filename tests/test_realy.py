@@ -280,6 +280,19 @@ class TestSteps:
         )
         np.testing.assert_allclose(bent, both, atol=1e-6)
 
+    def test_crumbs_bend_as_in_the_plain_one(self) -> None:
+        """A few vertices nearly in a plane hold their map across it by little: what else holds it must be far less."""
+        vertices, triangles, _ = head()
+        region = merged(scan_of(vertices, triangles).regions["mouth"])
+        generator, count = np.random.default_rng(4), len(region.vertices)
+        flat = np.array([[0.0, 0, 0], [0.15, 0, 0], [0, 0.15, 0], [0.15, 0.15, 0], [0.3, 0.1, 0]])
+        crumb = region.vertices[0] + [0.0, 0.0, 3.0] + flat + [0.0, 0.0, 1.0] * generator.normal(0.0, 0.003, (5, 1))
+        both = np.concatenate([region.vertices, crumb])
+        pieces = np.concatenate([region.triangles, count + np.array([[0, 1, 2], [1, 3, 2], [1, 4, 3]])])
+        aims = both + 0.1 * np.sin(both[:, [1, 2, 0]]) + 0.02 * generator.normal(size=both.shape)
+        expected = bent_naive(both, pieces, aims, None, None)
+        np.testing.assert_allclose(deformed_onto(both, pieces, aims, None), expected, atol=1e-6)
+
     def test_merging(self) -> None:
         vertices = np.array([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0], [9, 9, 9]])
         region = merged(ScanRegion(vertices, np.array([[0, 1, 2], [3, 5, 4]])))

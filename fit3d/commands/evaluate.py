@@ -137,10 +137,10 @@ def evaluate_parts_command(
             return scoring.fitted(pair, face_model, config, observed or compared)
     else:
         found = predictions
-        sides = sides_of(pairs, found, predicted_labels) if protocol == "labels" else None
-        exchanged = sides is not None and sides[1] > sides[0]
-        if sides is not None and exchanged:
-            overlaps = f"{percent(sides[1])} % instead of {percent(sides[0])} %"
+        straight, crossed = sides_of(pairs, found, predicted_labels) if protocol == "labels" else (math.nan, math.nan)
+        exchanged = crossed > straight
+        if exchanged:
+            overlaps = f"{percent(crossed)} % instead of {percent(straight)} %"
             console.warn(f"{found}: left and right are exchanged ({overlaps} overlap); taken the other way round")
 
         def score(pair: LabelledPhoto) -> Scored:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -133,11 +132,9 @@ class Scoring:
         return Scored(score, partial(prediction_sheet, photo, truth, found))
 
 
-def sides_of(
-    pairs: Sequence[LabelledPhoto], folder: Path, layout: LayoutName | Literal["auto"]
-) -> tuple[float, float] | None:
+def sides_of(pairs: Sequence[LabelledPhoto], folder: Path, layout: LayoutName | Literal["auto"]) -> tuple[float, float]:
     """Mean Part IoU of the label images in `folder` with people's, as they are and with left and right exchanged, over
-    the first `SIDES_FROM` photos that can be read; None where none can.
+    the first `SIDES_FROM` photos that can be read; NaN where none can.
 
     Decided once for all: a tool that mixes up the sides of some photos errs on these.
     """
@@ -154,10 +151,8 @@ def sides_of(
             both.append(overlap)
         if len(both) == SIDES_FROM:
             break
-    if not both:
-        return None
-    straight, crossed = (statistics.fmean(values) for values in zip(*both, strict=True))
-    return straight, crossed
+    straight, crossed = np.mean(both, axis=0) if both else (math.nan, math.nan)
+    return float(straight), float(crossed)
 
 
 def _stored_head(path: Path, photo: Photo) -> FittedHead:
